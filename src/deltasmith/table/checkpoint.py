@@ -1,0 +1,88 @@
+"""What a checkpoint is: a lazy, read-only mapping from tensor names to shapes for free and values on demand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deltasmith.table.dtypes import DTYPES, DType
+
+__all__ = ["Checkpoint", "DictCheckpoint", "Floats", "SourceFile", "Spec"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The name, shape and element type of one cell: all that a header tells."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+
+    @property
+    def size(self) -> int:
+        """Count the elements (1 for a scalar, 0 where a dimension is 0)."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Count the bytes of the stored tensor."""
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that a checkpoint reads from: `name` is what the manifest calls it, `path` where it lies."""
+
+    name: str
+    path: str
+    nbytes: int
+
+
+class Checkpoint(Protocol):
+    """Anything that knows the specs of its cells and yields their values piece by piece.
+
+    Implementations must allow `read` and `raw` from several threads at once.
+    """
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        """Map every tensor name to its spec, without touching values."""
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """List the files this checkpoint reads, for the manifest."""
+
+    def read(self, name: str, start: int, out: Floats) -> None:
+        """Decode elements [start, start + out.size) of a floating tensor, row-major, into float32 `out` (1-D)."""
+
+    def raw(self, name: str, start: int, stop: int) -> bytes | bytearray | memoryview:
+        """Return the stored little-endian bytes of elements [start, stop), undecoded (any element type)."""
+
+
+@dataclass(frozen=True)
+class DictCheckpoint:
+    """A checkpoint over arrays that are already in memory; float32 unless an array is of an integer type."""
+
+    arrays: Mapping[str, npt.NDArray[np.generic]]
+    specs: dict[str, Spec] = field(init=False)
+    sources: tuple[SourceFile, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Read the specs off the arrays."""
+        specs = {n: Spec(n, tuple(a.shape), DTYPES[a.dtype.name]) for n, a in self.arrays.items()}
+        object.__setattr__(self, "specs", specs)
+
+    def read(self, name: str, start: int, out: Floats) -> None:
+        """Copy elements [start, start + out.size) into `out` as float32."""
+        out[:] = self.arrays[name].reshape(-1)[start : start + out.size]
+
+    def raw(self, name: str, start: int, stop: int) -> bytes:
+        """Return the bytes of elements [start, stop)."""
+        return np.ascontiguousarray(self.arrays[name].reshape(-1)[start:stop]).tobytes()
