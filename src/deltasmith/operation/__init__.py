@@ -1,1 +1,1 @@
-"""What an operation is: frozen records with pure methods, the surveys they ask for, and their plain definition."""
+"""What an operation is: frozen records with pure methods, their surveys, and their plain definition."""

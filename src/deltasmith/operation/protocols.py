@@ -1,8 +1,8 @@
 """The contracts between operations and whatever runs them: place, survey, edit, merge.
 
-A runner (the streaming engine, or `reference.py`) holds the table; an operation sees one *tile* of one row at a
-time and a `Place` that says where it lies. What an operation must know of the whole tensor or the whole model
-before it can act, it asks for through a `Survey`.
+A runner (the streaming engine, or `reference.py`) holds the table; an operation sees one *tile* of one row at
+a time and a `Place` that says where it lies. What an operation must know of the whole tensor or the whole
+model before it can act, it asks for through a `Survey`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,21 @@ import numpy.typing as npt
 from deltasmith.operation.record import Record
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["BLOCK", "Edit", "Found", "Merge", "Place", "Reach", "Scope", "Space", "Survey", "row_width", "span_of"]
+__all__ = [
+    "BLOCK",
+    "BlockSums",
+    "Edit",
+    "Found",
+    "Merge",
+    "Place",
+    "Reach",
+    "Scope",
+    "Space",
+    "Survey",
+    "block_of",
+    "row_width",
+    "span_of",
+]
 
 Reach = Literal["element", "row", "tensor"]
 Scope = Literal["tensor", "global"]
@@ -30,8 +44,8 @@ BLOCK = 1 << 16
 def row_width(name: str, shape: tuple[int, ...]) -> int:
     """Count the elements of one row: one output unit of the tensor.
 
-    (out, ...) has `out` rows; a 1-D tensor and a scalar are one row; stacked experts, recognised by "expert" in
-    the name of a 3-D tensor, have E × out rows along their last axis. Zero-size tensors have width 1.
+    (out, ...) has `out` rows; a 1-D tensor and a scalar are one row; stacked experts, recognised by "expert"
+    in the name of a 3-D tensor, have E × out rows along their last axis. Zero-size tensors have width 1.
     """
     size = int(np.prod(shape, dtype=np.int64)) if shape else 1
     if size == 0:
@@ -41,6 +55,12 @@ def row_width(name: str, shape: tuple[int, ...]) -> int:
     if len(shape) == 3 and "expert" in name:
         return shape[-1]
     return size // shape[0]
+
+
+def block_of(reach: Reach, name: str, shape: tuple[int, ...]) -> int:
+    """Count the elements of one survey block: BLOCK, or the fewest whole rows (or the tensor) that reach it."""
+    span = span_of(reach, name, shape)
+    return span * max(1, -(-BLOCK // span))
 
 
 def span_of(reach: Reach, name: str, shape: tuple[int, ...]) -> int:
@@ -57,13 +77,14 @@ class Place:
     """Where a tile lies: the tensor, and the index of the tile's first element within it, row-major.
 
     `key` seeds the random bits of this (seed, label, tensor); `weights` are the models' weights for this tensor,
-    in column order (a merge needs them; an edit sees the one of its own column). `statistics(i, suffix)` yields
-    the part of column i's statistics file that belongs to this tile (the whole array for reach `tensor`).
+    in column order (a merge needs them; an edit sees the one of its own column). `block` is the number of
+    elements in one survey block of this tensor; tiles start at multiples of it. `statistics(i, suffix)` yields the part of column i's statistics file that belongs to this tile (the whole array for reach `tensor`).
     """
 
     name: str
     shape: tuple[int, ...]
     start: int = 0
+    block: int = BLOCK
     key: int = 0
     weights: tuple[float, ...] = (1.0,)
     labels: tuple[str, ...] = ()
@@ -89,7 +110,7 @@ class Place:
 class Found:
     """What the surveys of one operation have found so far, oldest first.
 
-    `shared`: conclusions of scope `global` (one per model table). `local`: of scope `tensor`, for the tensor at hand.
+    `shared`: conclusions of scope `global`. `local`: conclusions of scope `tensor`, for the tensor at hand.
     """
 
     shared: tuple[Any, ...] = ()
@@ -99,13 +120,18 @@ class Found:
 class Survey(Protocol):
     """One streaming pass that yields a small conclusion.
 
-    The runner calls `start` once per worker, `tally` for every block (at most BLOCK elements, or the fewest whole
-    rows or tensors that reach it, in any order, each exactly once) and `conclude` with all tallies. Tallies are
-    integers, or float64 sums stored per (tensor name, block start) and added in that order by `conclude`: then
-    neither threads nor tiles change the result.
+    The runner calls `start` once per worker, `tally` for every block (`block_of` elements, in any order, each
+    exactly once) and `conclude` with all tallies. Tallies are integers, or float64 sums stored per (tensor
+    name, block start) and added in that order by `conclude`: then neither threads nor tiles change the result.
     """
 
-    scope: Scope
+    @property
+    def scope(self) -> Scope:
+        """Say whether one conclusion serves each tensor or the whole model."""
+
+    @property
+    def sample(self) -> int:
+        """Return 0 to see every element, or n to see pieces of every tensor, about n elements in all."""
 
     def start(self) -> Any:
         """Return an empty tally."""

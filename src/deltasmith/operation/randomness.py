@@ -10,8 +10,9 @@ __all__ = ["cell_key"]
 def cell_key(seed: int, label: str, name: str, stream: int = 0) -> int:
     """Hash (seed, label, tensor name) to the 64-bit key of one cell's random bits.
 
-    xxh3_64 over the eight little-endian bytes of the seed, the label, a NUL, the name. The n-th random edit of
-    one column (`stream` = n > 0) appends a NUL and n, so that two drops in a row are independent.
+    xxh3_64 over the eight little-endian bytes of the seed, the label, a NUL, the name. An edit that is not the
+    first of its column (`stream` = its position > 0) appends a NUL and the position, so that two drops in a row
+    are independent.
     """
     tail = b"" if stream == 0 else b"\0" + str(stream).encode()
     return xxhash.xxh3_64_intdigest(

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deltasmith.operation.protocols import BLOCK, Edit, Found, Merge, Place, Reach, span_of
+from deltasmith.operation.protocols import Edit, Found, Merge, Place, Reach, block_of, span_of
 from deltasmith.table.checkpoint import Floats
 
 __all__ = ["blocks", "edit_table", "merge_table", "shaped"]
@@ -21,8 +21,7 @@ Table = Mapping[str, Floats]
 def blocks(reach: Reach, name: str, shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Yield the fixed [start, stop) survey blocks of one tensor."""
     size = int(np.prod(shape, dtype=np.int64))
-    span = span_of(reach, name, shape)
-    step = span * max(1, -(-BLOCK // span))
+    step = block_of(reach, name, shape)
     for start in range(0, size, step):
         yield start, min(size, start + step)
 
@@ -67,7 +66,8 @@ def edit_table(edit: Edit, table: Table, *, key: Callable[[str], int] = lambda n
     """Apply one edit to a whole table of deltas, {name: array}; `key` gives each tensor's random key."""
 
     def place(name: str) -> Place:
-        return Place(name, table[name].shape, key=key(name))
+        shape = table[name].shape
+        return Place(name, shape, block=block_of(edit.reach, name, shape), key=key(name))
 
     found = _surveyed(edit, {n: [np.ascontiguousarray(d)] for n, d in table.items()}, place)
     edited = {}
@@ -92,7 +92,9 @@ def merge_table(
 
     def place(name: str) -> Place:
         lookup = None if statistics is None else (lambda i, suffix: statistics[i][name + suffix])
-        return Place(name, columns[0][name].shape, weights=weights, labels=labels, statistics=lookup)
+        shape = columns[0][name].shape
+        block = block_of(merge.reach, name, shape)
+        return Place(name, shape, block=block, weights=weights, labels=labels, statistics=lookup)
 
     rows = {name: [np.ascontiguousarray(c[name]) for c in columns] for name in columns[0]}
     found = _surveyed(merge, rows, place)

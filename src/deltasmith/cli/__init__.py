@@ -1,0 +1,1 @@
+"""The command line: thin, and importing only what the chosen command needs."""

@@ -1,0 +1,103 @@
+"""What a person sees while a run works: a bar on a terminal, plain lines elsewhere; and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from deltasmith.engine.progress import Progress, Silent
+from deltasmith.engine.workers import Stop
+
+__all__ = ["interruptible", "progress"]
+
+
+class _Lines:
+    """One line per phase, for logs."""
+
+    def phase(self, name: str, total: int) -> None:
+        click.echo(f"{name} …", err=True)
+
+    def advance(self, nbytes: int) -> None:
+        pass
+
+
+class _Bar:
+    """A rich progress bar with rate and time left; counts come from several threads."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.rich = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        self.lock, self.done, self.shown = threading.Lock(), 0, 0.0
+        self.task = self.rich.add_task("starting", total=None)
+
+    def phase(self, name: str, total: int) -> None:
+        self.done = 0
+        self.rich.reset(self.task, description=name, total=total or None)
+
+    def advance(self, nbytes: int) -> None:
+        with self.lock:
+            self.done += nbytes
+            now = time.monotonic()
+            due = now - self.shown > 0.1
+            self.shown = now if due else self.shown
+        if due:
+            self.rich.update(self.task, completed=self.done)
+
+
+@contextmanager
+def progress(silent: bool) -> Iterator[Progress]:
+    """Yield a listener that suits where standard error goes."""
+    if silent:
+        yield Silent()
+    elif sys.stderr.isatty():
+        bar = _Bar()
+        with bar.rich:
+            yield bar
+    else:
+        yield _Lines()
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Yield a `Stop` that the first Ctrl-C, SIGTERM or SIGHUP asks; the second ends the process at once."""
+    stop = Stop()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            os._exit(5)
+        stop.ask()
+        click.echo("stopping after the tiles in hand; again to stop at once", err=True)
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in wanted}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""`deltasmith plan RECIPE`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from deltasmith.cli.options import (
+    Size,
+    human,
+    json_option,
+    override_option,
+    print_json,
+    quiet_option,
+    resource_options,
+)
+
+
+@click.command("plan")
+@click.argument("recipe")
+@resource_options
+@click.option("--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file.")
+@override_option
+@json_option
+@quiet_option
+def command(recipe: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Say what RECIPE will do to every tensor, from headers alone, and refuse what cannot work."""
+    from deltasmith import api
+
+    planned = api.plan(recipe, **options)
+    if as_json:
+        print_json(planned.as_json())
+    elif not quiet:
+        _print(planned)
+
+
+def _print(planned: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from deltasmith.errors import printable
+    from deltasmith.plan.report import kinds
+
+    table = Table(box=None, pad_edge=False)
+    for column, justify in (("tensors", "left"), ("count", "right"), ("shape", "left"), ("type", "left"), ("what", "left")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for kind in kinds(planned.built.plan):
+        shape = "×".join(map(str, kind.shape)) or "scalar"
+        cells = (printable(kind.pattern), str(kind.count), shape, kind.dtype, kind.what)
+        table.add_row(*map(escape, cells))
+    console = Console(soft_wrap=False)
+    console.print(table)
+    for note in planned.built.plan.notes:
+        click.echo(f"note: {printable(note, 2000)}")
+    for warning in planned.built.plan.warnings:
+        click.echo(f"warning: {printable(warning, 2000)}")
+    limits = planned.limits
+    click.echo(
+        f"{len(planned.built.plan.rows)} tensors; reads {human(planned.bytes_read)}, writes"
+        f" {human(planned.bytes_written)} in {len(planned.layout.shards)} file(s);"
+        f" memory up to {human(planned.memory)}, {limits.threads} thread(s)"
+    )

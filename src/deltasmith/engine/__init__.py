@@ -1,0 +1,1 @@
+"""Running a plan: tiles, survey passes, memory budget, workers, progress."""

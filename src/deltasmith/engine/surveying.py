@@ -1,0 +1,230 @@
+"""Survey passes: ask every operation what it must know, and read the table once for all that asked.
+
+Shared (global) surveys run first, over all tensors. Surveys of one tensor run just before that tensor is written,
+while its pages are still in memory, except where a later shared survey needs what they find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deltasmith.engine.evaluator import Evaluator, Scratch
+from deltasmith.engine.workers import Stop, run_jobs
+from deltasmith.operation.protocols import Found, Survey, span_of
+from deltasmith.operation.reference import shaped
+from deltasmith.plan.plan import Row, Site
+
+__all__ = ["Asked", "prepare", "survey_locally"]
+
+_PIECE = 256
+"""Elements in one piece of a sampled survey: short, so that a sample of fixed size visits many places."""
+
+Key = tuple[Site, str]
+Progress = Callable[[int], None]
+
+
+@dataclass
+class _Worker:
+    """One thread's buffers and tallies."""
+
+    scratch: Scratch
+    tallies: dict[Key, Any] = field(default_factory=dict)
+
+    def tally(self, key: Key, survey: Survey) -> Any:
+        if key not in self.tallies:
+            self.tallies[key] = survey.start()
+        return self.tallies[key]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one pass is for: surveys by (site, tensor name), the name being "" for shared ones."""
+
+    surveys: dict[Key, Survey]
+    rows: dict[str, tuple[Site, ...]]
+
+    def of(self, site: Site, name: str) -> tuple[Key, Survey]:
+        """Return the survey that a site's block of one tensor belongs to."""
+        key = (site, "") if (site, "") in self.surveys else (site, name)
+        return key, self.surveys[key]
+
+
+def prepare(evaluator: Evaluator, threads: int, tile: int, stop: Stop, progress: Progress) -> None:
+    """Run every shared survey of a plan, and of the plans nested in it."""
+    for below in _nested(evaluator):
+        prepare(below, threads, tile, stop, progress)
+        below.survey_tensor = _on_demand(tile)
+    rows = list(evaluator.merged_rows())
+    shared = {site for row in rows for site in _sites(row) if _wants_shared(site)}
+    while asked := _ask(evaluator, rows, shared):
+        _pass(evaluator, asked, threads, tile, stop, progress)
+
+
+def survey_locally(
+    evaluator: Evaluator, rows: Sequence[Row], threads: int, tile: int, stop: Stop, progress: Progress
+) -> None:
+    """Run the remaining surveys of these tensors, round by round."""
+    while asked := _ask(evaluator, rows, None):
+        _pass(evaluator, asked, threads, tile, stop, progress)
+
+
+def _on_demand(tile: int) -> Callable[[Evaluator, Row], None]:
+    def survey_tensor(evaluator: Evaluator, row: Row) -> None:
+        survey_locally(evaluator, [row], 1, tile, Stop(), lambda n: None)
+
+    return survey_tensor
+
+
+def _nested(evaluator: Evaluator) -> Iterator[Evaluator]:
+    plan = evaluator.plan
+    for checkpoint in (plan.base, *(column.checkpoint for column in plan.columns)):
+        if isinstance(checkpoint, Evaluator):
+            yield checkpoint
+
+
+def _sites(row: Row) -> Iterator[Site]:
+    for sites in row.edits:
+        yield from sites
+    if row.merge is not None:
+        yield row.merge
+
+
+def _wants_shared(site: Site) -> bool:
+    survey = site.record.survey(Found())
+    return survey is not None and survey.scope == "global"
+
+
+def _next_sites(evaluator: Evaluator, row: Row) -> Iterator[tuple[Site, Survey]]:
+    """Yield the first unsatisfied edit of each column, or the merge once all columns are satisfied."""
+    blocked = False
+    for sites in row.edits:
+        for site in sites:
+            survey = evaluator.findings.next_survey(site, row.name)
+            if survey is not None:
+                yield site, survey
+                blocked = True
+                break
+    if not blocked and row.merge is not None:
+        survey = evaluator.findings.next_survey(row.merge, row.name)
+        if survey is not None:
+            yield row.merge, survey
+
+
+def _ask(evaluator: Evaluator, rows: Sequence[Row], shared: set[Site] | None) -> Asked | None:
+    """Collect the surveys of the next pass. With `shared`, only what shared surveys need, now or later.
+
+    Sampled surveys get a pass of their own, since it reads almost nothing.
+    """
+    surveys: dict[Key, Survey] = {}
+    wanted: dict[str, list[Site]] = {}
+    for row in rows:
+        for site, survey in _next_sites(evaluator, row):
+            if survey.scope == "global":
+                surveys.setdefault((site, ""), survey)
+            elif shared is None or any(later in shared for later in _after(row, site)):
+                surveys[site, row.name] = survey
+            else:
+                continue
+            wanted.setdefault(row.name, []).append(site)
+    if not surveys:
+        return None
+    if sampled := {key: survey for key, survey in surveys.items() if survey.sample}:
+        surveys = sampled
+    rows_of = {
+        name: tuple(s for s in sites if (s, "") in surveys or (s, name) in surveys)
+        for name, sites in wanted.items()
+    }
+    return Asked(surveys, {name: sites for name, sites in rows_of.items() if sites})
+
+
+def _after(row: Row, site: Site) -> Iterator[Site]:
+    """Yield the operations that see what `site` yields: later edits of its column, and the merge."""
+    if site.column >= 0:
+        yield from (s for s in row.edits[site.column] if s.position > site.position)
+        if row.merge is not None:
+            yield row.merge
+
+
+def _pass(
+    evaluator: Evaluator, asked: Asked, threads: int, tile: int, stop: Stop, progress: Progress
+) -> None:
+    models = len(evaluator.plan.columns)
+    workers = [_Worker(Scratch(models)) for _ in range(threads)]
+    sample = max(survey.sample for survey in asked.surveys.values())
+    jobs = _pieces(evaluator, asked, sample) if sample else _spans(evaluator, asked, tile)
+
+    def work(job: tuple[Row, int, int, int], worker: _Worker) -> None:
+        row, start, stop_, step = job
+        _tally(evaluator, asked, row, (start, stop_, step), worker)
+        progress((stop_ - start) * row.spec.dtype.itemsize)
+
+    run_jobs(jobs, work, workers, stop)
+    for (site, name), survey in asked.surveys.items():
+        tallies = [w.tallies[site, name] for w in workers if (site, name) in w.tallies]
+        conclusion = survey.conclude(tallies or [survey.start()])
+        findings = evaluator.findings
+        if name:
+            findings.local[site, name] = (*findings.local.get((site, name), ()), conclusion)
+        else:
+            findings.shared[site] = (*findings.shared.get(site, ()), conclusion)
+
+
+def _spans(evaluator: Evaluator, asked: Asked, tile: int) -> Iterator[tuple[Row, int, int, int]]:
+    """Cut the rows into jobs of whole blocks; the last number is the block that each tally sees."""
+    for name in asked.rows:
+        row = evaluator.plan.by_name[name]
+        step = row.block * max(1, 4 * tile // row.block)
+        for start in range(0, row.spec.size, step):
+            yield row, start, min(row.spec.size, start + step), row.block
+
+
+def _pieces(evaluator: Evaluator, asked: Asked, sample: int) -> Iterator[tuple[Row, int, int, int]]:
+    """Spread pieces evenly over each tensor, at least one in each, about `sample` elements in all."""
+    rows = [evaluator.plan.by_name[name] for name in asked.rows]
+    total = sum(row.spec.size for row in rows)
+    for row in rows:
+        size, span = row.spec.size, span_of(row.reach, row.name, row.spec.shape)
+        piece = span * max(1, _PIECE // span)
+        count = max(1, round(sample / max(total, 1) * size / piece))
+        if total <= sample or count * piece >= size:
+            yield row, 0, size, max(size, 1)
+            continue
+        for i in range(count):
+            start = i * (size // count) // span * span
+            yield row, start, min(size, start + piece), piece
+
+
+def _tally(evaluator: Evaluator, asked: Asked, row: Row, span: tuple[int, int, int], worker: _Worker) -> None:
+    """Compute the cells that the asked sites need, block by block, and hand them over."""
+    start, stop, step = span
+    sites = asked.rows[row.name]
+    for first in range(start, stop, step):
+        last = min(stop, first + step)
+        base, cells = worker.scratch.take(last - first)
+        if any(site.column < 0 for site in sites):
+            evaluator.cells(row, first, base, cells)
+        else:
+            evaluator.read_base(row, first, base)
+        for site in sites:
+            key, survey = asked.of(site, row.name)
+            acc = worker.tally(key, survey)
+            shape = shaped(site.record.reach, row.name, row.spec.shape, base).shape if _whole(row, base) else None
+            if site.column < 0:
+                place = evaluator.place(row, first, last)
+                survey.tally(acc, [_as(cell, shape) for cell in cells], place)
+            else:
+                evaluator.cell(row, first, site.column, base, cells[site.column], before=site.position)
+                place = evaluator.edit_place(row, first, site)
+                survey.tally(acc, [_as(cells[site.column], shape)], place)
+
+
+def _whole(row: Row, tile: np.ndarray[Any, Any]) -> bool:
+    return row.reach != "tensor" or tile.size == row.spec.size
+
+
+def _as(cell: np.ndarray[Any, Any], shape: tuple[int, ...] | None) -> np.ndarray[Any, Any]:
+    return cell if shape is None else cell.reshape(shape)

@@ -1,0 +1,109 @@
+"""What a recipe calls a model, opened: a folder, an adapter, a single file, here or on the hub. Headers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltasmith.errors import RefusedError
+from deltasmith.formats.adapter import CONFIG, Adapter, open_adapter, refuse_foreign_lora
+from deltasmith.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
+from deltasmith.formats.hf_folder import INDEX, WEIGHTS, Folder, SingleFile, open_folder, open_single
+from deltasmith.formats.hub import Resolved, resolve
+from deltasmith.table.checkpoint import Checkpoint, SourceFile
+
+__all__ = ["OpenedModel", "open_model"]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model as the rest of the program sees it: a checkpoint, or an adapter that needs a base to be one.
+
+    `source` is what the recipe says; `name` is the hub's id or the folder's name, never an absolute path;
+    `folder` is None for single files; `others` are the files beside the weights.
+    """
+
+    source: str
+    name: str
+    revision: str | None
+    folder: Path | None
+    checkpoint: Checkpoint | None
+    adapter: Adapter | None
+    config: Mapping[str, Any] | None
+    others: tuple[str, ...]
+    warnings: tuple[str, ...]
+    opened: Folder | SingleFile | Adapter
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """List the files whose bytes the result depends on."""
+        if self.adapter is not None:
+            return self.adapter.sources
+        return self.checkpoint.sources if self.checkpoint is not None else ()
+
+    def check_unchanged(self) -> None:
+        """Refuse if a weight file is no longer the one that was opened.
+
+        Raises:
+            DamagedInputError: naming the file and what is different.
+        """
+        self.opened.check_unchanged()
+
+
+def open_model(source: str, relative_to: Path | None = None, *, offline: bool = False) -> OpenedModel:
+    """Open whatever `source` names, without reading a value.
+
+    A model folder, a folder with a PEFT adapter, a .safetensors or .npz file, or owner/name[@revision] on the
+    hub. Relative paths start at `relative_to` (default: the working directory); a local path wins over the hub.
+
+    Raises:
+        DamagedInputError: nothing is there, or it is damaged, unsafe or of an unsupported kind.
+        RefusedError: packed quantised weights, adapters other than plain LoRA, a model and an adapter in one folder.
+    """
+    found = resolve(source, relative_to, offline=offline)
+    if not found.path.is_dir():
+        single = open_single(found.path)
+        refuse_foreign_lora(single.checkpoint.specs, str(found.path))
+        return OpenedModel(
+            source, found.name, None, None, single.checkpoint, None, None, (), single.warnings, single
+        )
+    if _is_adapter(found.path):
+        return _from_adapter(source, found)
+    folder = open_folder(found.path)
+    return OpenedModel(
+        source,
+        found.name,
+        found.revision,
+        folder.path,
+        folder.checkpoint,
+        None,
+        folder.config,
+        folder.others,
+        folder.warnings,
+        folder,
+    )
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds an adapter; refuse if it holds a model too."""
+    is_adapter = (folder / CONFIG).exists() or (folder / ADAPTER_WEIGHTS).exists()
+    if is_adapter and ((folder / WEIGHTS).exists() or (folder / INDEX).exists()):
+        raise RefusedError(
+            "the folder holds a model and an adapter", where=str(folder), fix="put them into two folders"
+        )
+    return is_adapter
+
+
+def _from_adapter(source: str, found: Resolved) -> OpenedModel:
+    """Open an adapter folder."""
+    adapter = open_adapter(found.path)
+    others = tuple(
+        sorted(
+            p.name for p in found.path.iterdir() if p.is_file() and p.name not in (CONFIG, ADAPTER_WEIGHTS)
+        )
+    )
+    return OpenedModel(
+        source, found.name, found.revision, found.path, None, adapter, None, others, (), adapter
+    )

@@ -1,0 +1,373 @@
+"""A model being written: it appears at its path whole and right, or not at all.
+
+Everything happens in a folder beside the output, `OUT.partial-<plan hash>`, which is renamed at the very
+end. A run that was killed finds that folder again, and what its journal calls finished need not be computed
+twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from deltasmith.errors import DeltasmithError, RefusedError, ResourceError, printable
+from deltasmith.formats.claim import Lock, check_place, resolve_output, take_lock
+from deltasmith.formats.hashing import hash_file_range
+from deltasmith.formats.journal import Journal, replay
+from deltasmith.formats.layout import INDEX_NAME, Layout, Shard
+from deltasmith.formats.sniff import open_regular
+from deltasmith.formats.system import (
+    allocate,
+    boot_id,
+    exchange,
+    resource_error,
+    start_writeback,
+    sync_folder,
+    write_all,
+)
+
+__all__ = ["JOURNAL_NAME", "MANIFEST_NAME", "Output"]
+
+JOURNAL_NAME = "journal.jsonl"
+MANIFEST_NAME = "manifest.json"
+
+_WRITEBACK = 32 << 20
+"""Bytes written to a shard between two requests to begin writing them to disk."""
+_NO_USE_TO_RESUME = {1, 2, 3, 6}
+"""Exit codes after which the same command would fail the same way, so nothing is kept for it."""
+
+
+class Output:
+    """An output folder under construction; made by `Output.open`, used in a `with` block, ended by `publish`.
+
+    `finished` maps the tensors that an earlier, interrupted run of the same plan completed to their hashes.
+    `write` and `finish` may be called from several threads at once.
+    """
+
+    def __init__(
+        self, out: Path, layout: Layout, plan_hash: str, lock: Lock, journal: Journal, *, overwrite: bool
+    ) -> None:
+        """Hold what `open` has prepared."""
+        self.out, self.layout = out, layout
+        self.partial = _neighbour(out, "partial", plan_hash)
+        self.published = False
+        self._replaced = _neighbour(out, "replaced", plan_hash)
+        self._overwrite, self._lock, self._journal = overwrite, lock, journal
+        self._fds: list[int] = []
+        self._since = [0] * len(layout.shards)
+        self._finished: dict[str, str] = {}
+        self._guard = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        out: Path,
+        layout: Layout,
+        plan_hash: str,
+        *,
+        overwrite: bool = False,
+        inputs: Sequence[Path] = (),
+        recheck: bool = False,
+    ) -> Output:
+        """Claim the place, allocate the shards, write the headers, take over what an earlier run finished.
+
+        `plan_hash` stands for everything that the values depend on. With `recheck`, tensors that the journal
+        calls finished are hashed again even when the machine has not been restarted since. Raises
+        RefusedError (see `claim.check_place`, `claim.take_lock`) and ResourceError (no space, no
+        permission).
+        """
+        out = resolve_output(Path(out))
+        check_place(out, inputs, overwrite=overwrite)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise resource_error(cause, out.parent) from cause
+        lock = take_lock(out)
+        try:
+            replaced = _neighbour(out, "replaced", plan_hash)
+            if replaced.is_dir() and not os.path.lexists(out):
+                replaced.rename(out)  # an earlier run was killed between two renames: the old model goes back
+            check_place(out, inputs, overwrite=overwrite)  # whoever held the lock before may have published
+            finished, journal = _resume(_neighbour(out, "partial", plan_hash), layout, plan_hash, recheck)
+        except BaseException:
+            lock.release()
+            raise
+        output = cls(out, layout, plan_hash, lock, journal, overwrite=overwrite)
+        output._finished = finished
+        try:
+            for shard in layout.shards:
+                output._fds.append(_open_shard(output.partial / shard.name, shard))
+        except BaseException as error:
+            output.__exit__(type(error), error, None)
+            raise
+        return output
+
+    @property
+    def finished(self) -> dict[str, str]:
+        """Map every tensor that is complete to its hash; to be read only."""
+        return self._finished
+
+    def write(self, name: str, offset: int, data: Any) -> None:
+        """Write any contiguous buffer at `offset` of the tensor `name`; ResourceError if that fails."""
+        view = memoryview(data)
+        if view.nbytes == 0:
+            return
+        slot = self.layout.slots[name]
+        if offset < 0 or offset + view.nbytes > slot.nbytes:
+            raise ValueError(f"{name}: {view.nbytes} bytes at {offset} do not fit into {slot.nbytes}")
+        fd, shard = self._fds[slot.shard], slot.shard
+        try:
+            write_all(fd, view.cast("B"), slot.offset + offset)
+        except OSError as cause:
+            raise resource_error(cause, self.partial / self.layout.shards[shard].name) from cause
+        with self._guard:
+            self._since[shard] += view.nbytes
+            due = self._since[shard] >= _WRITEBACK
+            if due:
+                self._since[shard] = 0
+        if due:
+            start_writeback(fd, 0, 0)  # the whole file: pages on their way already are passed over
+
+    def finish(self, name: str, digest: str) -> None:
+        """Record that every byte of the tensor `name` is written; `digest` is its hash, for the manifest."""
+        if name not in self.layout.slots:
+            raise KeyError(name)
+        self._journal.append(name, digest)
+        with self._guard:
+            self._finished[name] = digest
+
+    def publish(self, files: Mapping[str, bytes | Path], manifest: bytes) -> tuple[str, ...]:
+        """Make all durable, write the side files, then index and manifest, and rename the folder to OUT.
+
+        `files` maps names (at most one folder deep) to bytes or to a file to copy. Returns warnings: what
+        could not be tidied up after the new model was in place.
+        """
+        missing = [name for name in self.layout.slots if name not in self._finished]
+        if missing:
+            raise DeltasmithError(f"{len(missing)} tensors were never finished", where=printable(missing[0]))
+        for name in files:
+            _check_name(name)
+        if not self._overwrite and self.out.is_dir() and any(self.out.iterdir()):
+            raise ResourceError(
+                "files have appeared in the output while it was being written",
+                where=printable(os.fspath(self.out)),
+                fix="move them away, and run the same command again",
+            )
+        last = {INDEX_NAME: self.layout.index} if self.layout.index is not None else {}
+        try:
+            self._seal_shards()
+            for name, content in [*sorted(files.items()), *last.items(), (MANIFEST_NAME, manifest)]:
+                _place(self.partial, name, content)
+            self._journal.close()
+            sync_folder(self.partial)
+            self._move_in()
+            self.published = True
+            sync_folder(self.out)
+            sync_folder(self.out.parent)
+        except OSError as cause:
+            raise resource_error(cause, cause.filename or self.partial) from cause
+        return (*_remove(self._replaced), *_remove(self.partial))
+
+    def _move_in(self) -> None:
+        """Rename the partial folder, less its journal, to OUT; put the journal back if that fails."""
+        journal = self.partial / JOURNAL_NAME
+        lines = journal.read_bytes()
+        journal.unlink()
+        try:
+            self._swap()
+        except OSError:
+            _place(self.partial, JOURNAL_NAME, lines)
+            raise
+
+    def _seal_shards(self) -> None:
+        """Flush every shard, and see that a reader would find the header and the size that were planned."""
+        for fd, shard in zip(self._fds, self.layout.shards, strict=True):
+            path = self.partial / shard.name
+            try:
+                os.fsync(fd)
+                same = _holds(path, shard)
+            except OSError as cause:
+                # The kernel reports a lost write once, then calls the page clean: nothing can be believed.
+                self._finished.clear()
+                raise resource_error(cause, path) from cause
+            if not same:
+                self._finished.clear()
+                raise ResourceError("the file was changed by someone else", where=printable(os.fspath(path)))
+        self._close_shards()
+
+    def _swap(self) -> None:
+        """Rename the partial folder to OUT; an old OUT stays complete until the new one is in its place."""
+        if not (self._overwrite and self.out.is_dir() and any(self.out.iterdir())):
+            self.partial.rename(self.out)  # fails if OUT is a folder that is not empty
+        elif not exchange(self.partial, self.out):
+            self.out.rename(self._replaced)
+            try:
+                self.partial.rename(self.out)
+            except OSError:
+                self._replaced.rename(self.out)
+                raise
+
+    def discard(self) -> None:
+        """Give up: remove the partial folder. OUT itself is left as it was."""
+        self._close_files()
+        if not self.published:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._lock.release()
+
+    def close(self) -> None:
+        """Close all files and release the lock; the partial folder stays, for the run that resumes it.
+
+        No thread may be writing any more.
+        """
+        self._close_files()
+        self._lock.release()
+
+    def _close_files(self) -> None:
+        self._close_shards()
+        self._journal.close()
+
+    def _close_shards(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Keep the partial folder where resuming can help, remove it where it cannot."""
+        if error is not None and (_useless(error) or not self._finished):
+            self.discard()
+        else:
+            self.close()
+
+
+def _useless(error: BaseException) -> bool:
+    """Tell whether the same command would meet the same error again, so that nothing need be kept for it."""
+    return isinstance(error, DeltasmithError) and error.exit_code in _NO_USE_TO_RESUME
+
+
+def _neighbour(out: Path, kind: str, plan_hash: str) -> Path:
+    """Name a folder beside OUT: `partial` is being written, `replaced` an old OUT that has made room."""
+    return out.with_name(f"{out.name}.{kind}-{plan_hash[:8]}")
+
+
+def _resume(partial: Path, layout: Layout, plan: str, recheck: bool) -> tuple[dict[str, str], Journal]:
+    """Make or take over the partial folder: keep what can be believed, begin a journal that says only that.
+
+    The journal comes before any shard is made anew, so that it never vouches for a tensor in a fresh one.
+    """
+    if partial.is_symlink():
+        raise RefusedError("the folder to write in is a link", where=printable(os.fspath(partial)))
+    try:
+        partial.mkdir(exist_ok=True)
+        boot = boot_id()
+        found = replay(partial / JOURNAL_NAME)
+        if found is None or found.plan != plan or found.layout != layout.digest:
+            found = None
+        _clear(partial, {JOURNAL_NAME, *(s.name for s in layout.shards)} if found else set())
+        check = recheck or not boot or found is None or found.boot != boot
+        finished = _believable(partial, layout, found.finished, check) if found else {}
+        return finished, Journal.begin(partial / JOURNAL_NAME, plan, layout.digest, boot, finished)
+    except OSError as cause:
+        raise resource_error(cause, cause.filename or partial) from cause
+
+
+def _believable(partial: Path, layout: Layout, claimed: Mapping[str, str], check: bool) -> dict[str, str]:
+    """Return the tensors that are where the journal says, hashing them again if `check`."""
+    finished: dict[str, str] = {}
+    for shard in layout.shards:
+        path = partial / shard.name
+        if not _holds(path, shard):
+            continue
+        with path.open("rb") as file:
+            for name in shard.tensors:
+                slot = layout.slots[name]
+                digest = claimed.get(name)
+                if digest is None:
+                    continue
+                if not check or hash_file_range(file.fileno(), slot.offset, slot.nbytes) == digest:
+                    finished[name] = digest
+    return finished
+
+
+def _holds(path: Path, shard: Shard) -> bool:
+    """Tell whether the file has the size and begins with the header that the layout gives it."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    with path.open("rb") as file:
+        return (
+            os.fstat(file.fileno()).st_size == shard.nbytes and file.read(len(shard.header)) == shard.header
+        )
+
+
+def _clear(folder: Path, keep: set[str]) -> None:
+    """Remove from a partial folder what this run will not use."""
+    for entry in folder.iterdir():
+        if entry.name in keep:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _open_shard(path: Path, shard: Shard) -> int:
+    """Open one shard, give it its size and disk blocks, and write its header."""
+    fd = -1
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        allocate(fd, shard.nbytes)
+        write_all(fd, memoryview(shard.header), 0)
+    except BaseException as cause:
+        if fd >= 0:
+            os.close(fd)
+        if isinstance(cause, OSError):
+            raise resource_error(cause, path) from cause
+        raise
+    return fd
+
+
+def _check_name(name: str) -> None:
+    """Let side files in only under plain names that neither we nor any reader of weights would use."""
+    parts = name.split("/")
+    plain = all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in parts)
+    weights = parts[0].startswith("model") or name.endswith(".safetensors")
+    if not plain or len(parts) > 2 or weights or name in (MANIFEST_NAME, JOURNAL_NAME):
+        raise ValueError(f"{name!r} cannot be the name of a side file")
+
+
+def _place(folder: Path, name: str, content: bytes | Path) -> None:
+    """Write one side file so that it is whole under its name, or absent."""
+    path = folder / name
+    if path.parent != folder:
+        path.parent.mkdir(exist_ok=True)
+    fresh = path.with_name(path.name + ".tmp")
+    with fresh.open("wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            with os.fdopen(open_regular(content), "rb") as source:
+                shutil.copyfileobj(source, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    if path.parent != folder:
+        sync_folder(path.parent)
+
+
+def _remove(folder: Path) -> tuple[str, ...]:
+    """Remove the old model; a failure is worth a warning, since the new one is in place."""
+    if not folder.exists():
+        return ()
+    try:
+        shutil.rmtree(folder)
+    except OSError as cause:
+        return (f"the old output could not be removed: {printable(str(cause))}",)
+    return ()

@@ -1,0 +1,1 @@
+"""Which operation acts on which cell, decided from headers alone."""

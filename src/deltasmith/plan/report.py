@@ -1,0 +1,65 @@
+"""What a plan says to people and programs: every tensor, the bytes, the memory, the warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from deltasmith.plan.plan import Plan, Row
+from deltasmith.table.names import projection_of
+
+__all__ = ["Kind", "describe", "kinds", "tensors"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Tensors that differ in their numbers only (layer, expert) and to which the same happens."""
+
+    pattern: str
+    count: int
+    shape: tuple[int, ...]
+    dtype: str
+    what: str
+
+
+def describe(row: Row) -> str:
+    """Return in words what happens to one tensor."""
+    if row.action != "merge" or row.merge is None:
+        return f"{row.action} from {row.source} ({row.reason})"
+    columns = []
+    for index, sites in enumerate(row.edits):
+        steps = [repr(site.record) for site in sites]
+        if not row.present[index]:
+            steps = ["zero"]
+        weight = row.weights[index]
+        columns.append(" → ".join([*steps, f"×{weight:g}"] if weight != 1 else steps) or "as it is")
+    same = len(set(columns)) == 1
+    edits = columns[0] if same else "; ".join(columns)
+    tail = f" ×{row.scale:g}" if row.scale != 1 else ""
+    return f"[{edits}] → {row.merge.record!r}{tail}"
+
+
+def kinds(plan: Plan) -> Iterator[Kind]:
+    """Group the rows for display, in order of first appearance."""
+    groups: dict[tuple[str, tuple[int, ...], str, str], int] = {}
+    for row in plan.rows:
+        key = (projection_of(row.name), row.spec.shape, row.spec.dtype.name, describe(row))
+        groups[key] = groups.get(key, 0) + 1
+    for (pattern, shape, dtype, what), count in groups.items():
+        yield Kind(pattern, count, shape, dtype, what)
+
+
+def tensors(plan: Plan) -> list[dict[str, Any]]:
+    """Return every tensor with what happens to it, as plain data."""
+    return [
+        {
+            "name": row.name,
+            "shape": list(row.spec.shape),
+            "dtype": row.spec.dtype.name,
+            "from": "merged" if row.action == "merge" else row.source,
+            "action": row.action,
+            "what": describe(row),
+        }
+        for row in plan.rows
+    ]

@@ -1,0 +1,1 @@
+"""The recipe language: strict YAML with places, presets, overrides, checks, explanations, a JSON schema."""

@@ -1,0 +1,179 @@
+"""Recipe → plan: open the models' headers, bind adapters to the base, line up the table.
+
+Reads headers and small files only. Everything that headers and recipe can show to be wrong is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltasmith.engine.evaluator import Evaluator
+from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, printable
+from deltasmith.formats.opening import OpenedModel, open_model
+from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies
+from deltasmith.plan.align import Wishes, align
+from deltasmith.plan.plan import Column, EditRule, Plan
+from deltasmith.recipe.model import ModelEntry, Recipe
+from deltasmith.table.checkpoint import Checkpoint
+
+__all__ = ["Built", "build"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan with the recipe it came from and the models it reads.
+
+    `home` is the model whose names, element types and config the output takes: the base, or the first model.
+    `side` is the model whose tokenizer files go with the output.
+    """
+
+    recipe: Recipe
+    plan: Plan
+    base: OpenedModel | Built | None
+    models: tuple[OpenedModel | Built, ...]
+
+    @property
+    def home(self) -> OpenedModel:
+        """Follow the base (or first model) down to a model on disk."""
+        return _on_disk(self.base if self.base is not None else self.models[0])
+
+    @property
+    def side(self) -> OpenedModel:
+        """Return the model that lends the tokenizer."""
+        wanted = self.recipe.tokenizer
+        if wanted == "base":
+            return self.home
+        return _on_disk(self.models[self.recipe.labels.index(wanted)])
+
+    def opened(self) -> Iterator[tuple[str, OpenedModel]]:
+        """Yield every model on disk with its label; those of a nested recipe as `label/inner`."""
+        if self.base is not None:
+            yield from _labelled("base", self.base)
+        for label, model in zip(self.recipe.labels, self.models, strict=True):
+            yield from _labelled(label, model)
+
+
+def _labelled(label: str, model: OpenedModel | Built) -> Iterator[tuple[str, OpenedModel]]:
+    if isinstance(model, Built):
+        yield from ((f"{label}/{inner}", opened) for inner, opened in model.opened())
+    else:
+        yield label, model
+
+
+def _on_disk(model: OpenedModel | Built) -> OpenedModel:
+    return model.home if isinstance(model, Built) else model
+
+
+def build(recipe: Recipe) -> Built:
+    """Open every model of the recipe and decide what happens to every tensor."""
+    base = None if recipe.base is None else _open(recipe.base, recipe.relative_to)
+    models = tuple(_open(entry.model, entry.relative_to) for entry in recipe.models)
+    ground = None if base is None else _checkpoint(base, "base")
+    columns = tuple(_column(e, m, ground) for e, m in zip(recipe.models, models, strict=True))
+    home = _on_disk(base if base is not None else models[0])
+    warnings = [*_warnings(base, models), *_compare(recipe, base, models)]
+    wishes = Wishes(
+        merge=recipe.merge,
+        space=recipe.space,
+        scale=recipe.scale,
+        where=recipe.where,
+        dtype=recipe.dtype,
+        seed=recipe.seed,
+        nonfinite=recipe.nonfinite,
+        tied=_tied(home),
+        statistics=tuple(_statistics(recipe)),
+        notes=tuple(_notes(recipe, base, models)),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+    _check_count(recipe)
+    return Built(recipe, align(ground, columns, wishes), base, models)
+
+
+def _open(source: str | Recipe, folder: Path) -> OpenedModel | Built:
+    return build(source) if isinstance(source, Recipe) else open_model(source, relative_to=folder)
+
+
+def _checkpoint(model: OpenedModel | Built, label: str) -> Checkpoint:
+    if isinstance(model, Built):
+        return Evaluator(model.plan)
+    if model.checkpoint is None:
+        raise RefusedError("an adapter is not a model by itself", where=label, fix="give it a `base`")
+    return model.checkpoint
+
+
+def _column(entry: ModelEntry, model: OpenedModel | Built, base: Checkpoint | None) -> Column:
+    edits = tuple(EditRule(edit.record, edit.where) for edit in entry.edits)
+    if isinstance(model, Built) or model.adapter is None:
+        tied = _tied(_on_disk(model))
+        return Column(entry.label, _checkpoint(model, entry.label), entry.weight, edits, tied=tied)
+    if base is None:
+        raise RefusedError("an adapter needs the model it adapts", where=entry.label, fix="give a `base`")
+    bound = model.adapter.bind(base.specs)
+    return Column(entry.label, bound, entry.weight, edits, bound.is_delta, sparse=True)
+
+
+def _tied(model: OpenedModel) -> bool | None:
+    value = (model.config or {}).get("tie_word_embeddings")
+    return value if isinstance(value, bool) else None
+
+
+def _check_count(recipe: Recipe) -> None:
+    least, most = getattr(recipe.merge, "models", (1, None))
+    have = len(recipe.models)
+    if have < least or (most is not None and have > most):
+        wanted = f"exactly {least}" if least == most else f"at least {least}"
+        raise RecipeError(f"this merge takes {wanted} models, and the recipe has {have}")
+
+
+def _statistics(recipe: Recipe) -> Iterator[Checkpoint]:
+    """Open the statistics file of every model, where the merge asks for them."""
+    if not getattr(recipe.merge, "needs_statistics", False):
+        return
+    for entry in recipe.models:
+        if entry.statistics is None:
+            raise RecipeError(
+                "this merge needs statistics of every model", where=entry.label, fix="add `statistics: FILE`"
+            )
+        opened = open_model(entry.statistics, relative_to=entry.relative_to)
+        if opened.checkpoint is None:
+            raise DamagedInputError("not a statistics file", where=printable(entry.statistics))
+        yield opened.checkpoint
+
+
+def _warnings(base: OpenedModel | Built | None, models: Iterable[OpenedModel | Built]) -> Iterator[str]:
+    for model in (base, *models):
+        if isinstance(model, OpenedModel):
+            yield from model.warnings
+        elif isinstance(model, Built):
+            yield from model.plan.warnings
+
+
+def _notes(recipe: Recipe, base: OpenedModel | Built | None, models: tuple[OpenedModel | Built, ...]) -> Iterator[str]:
+    """State what a reader of the plan might not expect."""
+    places: dict[str, list[str]] = {}
+    named = [("base", base), *zip(recipe.labels, models, strict=True)]
+    for label, model in named:
+        if isinstance(model, OpenedModel) and model.folder is not None:
+            places.setdefault(str(model.folder.resolve()), []).append(label)
+        elif isinstance(model, Built):
+            yield f"{label} is a recipe: its values stay in float32, without the rounding a file would add"
+    for labels in places.values():
+        if len(labels) > 1:
+            yield f"{', '.join(labels)} are the same model"
+
+
+def _compare(recipe: Recipe, base: OpenedModel | Built | None, models: tuple[OpenedModel | Built, ...]) -> Iterator[str]:
+    """Compare what is not tensors: vocabularies (refused where they differ), templates and families (warned)."""
+    home_label = "base" if base is not None else recipe.labels[0]
+    home = _on_disk(base if base is not None else models[0])
+    for label, model in zip(recipe.labels, models, strict=True):
+        other = _on_disk(model)
+        if other.folder is None or home.folder is None or other.adapter is not None:
+            continue
+        compare_vocabularies(home.folder, home_label, other.folder, label)
+        yield from compare_templates(home.folder, home_label, other.folder, label)
+        ours, theirs = ((m.config or {}).get("model_type") for m in (home, other))
+        if ours and theirs and ours != theirs:
+            yield f"{label} is a {printable(str(theirs))} model and {home_label} a {printable(str(ours))} model"

@@ -1,0 +1,95 @@
+"""What goes beside the weights of a merge: side files, the model card, and the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deltasmith import __version__
+from deltasmith.formats.card import CARD_NAME, Parent, licence_of, model_card
+from deltasmith.formats.layout import Layout
+from deltasmith.formats.manifest import InputFile, InputRecord, Lineage, Manifest, TensorRecord
+from deltasmith.formats.opening import OpenedModel
+from deltasmith.formats.publish import side_files
+from deltasmith.recipe.build import Built
+from deltasmith.recipe.catalogue import name_of
+from deltasmith.recipe.model import to_mapping
+
+__all__ = ["FileHashes", "files_beside", "manifest_of"]
+
+FileHashes = Mapping[str, Mapping[str, str]]
+"""label → file name → sha256 of every input file."""
+
+
+def files_beside(built: Built, name: str) -> tuple[Mapping[str, bytes | Path], tuple[str, ...]]:
+    """Collect config, tokenizer, licences and card for an output called `name`; return them with warnings."""
+    home, side = built.home.folder, built.side.folder
+    opened = dict(built.opened())
+    licences = {label: model.folder for label, model in opened.items() if model.folder is not None}
+    dtype = None if built.recipe.dtype == "base" else built.recipe.dtype
+    beside = side_files(home, side, dtype=dtype, dequantised=built.home.dequantised, licences=licences)
+    parents = [_parent(label, model, built) for label, model in opened.items()]
+    recipe = yaml.safe_dump(shareable(built), sort_keys=False, allow_unicode=True)
+    card, warnings = model_card(name, parents, recipe, merge=_merge_name(built), version=__version__)
+    return {**beside.files, CARD_NAME: card}, (*beside.warnings, *warnings)
+
+
+def _merge_name(built: Built) -> str:
+    return name_of(built.recipe.merge)[0]
+
+
+def _parent(label: str, model: OpenedModel, built: Built) -> Parent:
+    weights = dict(zip(built.recipe.labels, (entry.weight for entry in built.recipe.models), strict=True))
+    weight = weights.get(label, "")
+    role = "base" if label == "base" else "model"
+    licence = licence_of(model.folder) if model.folder is not None else None
+    return Parent(label, model.name, role, "" if weight == "" else str(weight), licence)
+
+
+def shareable(built: Built) -> dict[str, Any]:
+    """Return the expanded recipe with every model under its public name: a hub id, or a folder's last name."""
+    mapping = to_mapping(built.recipe)
+    if built.base is not None:
+        mapping["base"] = _named(built.base)
+    for entry, model in zip(mapping["models"], built.models, strict=True):
+        entry["model"] = _named(model)
+        if "statistics" in entry:
+            entry["statistics"] = Path(entry["statistics"]).name
+    return mapping
+
+
+def _named(model: OpenedModel | Built) -> str | dict[str, Any]:
+    if isinstance(model, Built):
+        return shareable(model)
+    return f"{model.name}@{model.revision}" if model.revision else model.name
+
+
+def manifest_of(
+    built: Built, layout: Layout, hashes: FileHashes, tensors: Mapping[str, str], warnings: tuple[str, ...]
+) -> bytes:
+    """Write down what was merged from what, and the hash of every tensor that came out."""
+    inputs = [
+        InputRecord(
+            label,
+            model.name,
+            model.revision,
+            {s.name: InputFile(s.nbytes, hashes[label].get(s.name)) for s in model.files},
+        )
+        for label, model in built.opened()
+    ]
+    records = {
+        row.name: TensorRecord(
+            row.spec.dtype.name,
+            row.spec.shape,
+            layout.shards[layout.slots[row.name].shard].name,
+            tensors[row.name],
+            "merged" if row.action == "merge" else row.source,
+        )
+        for row in built.plan.rows
+    }
+    lineage = Lineage("base" if built.base is not None else None, built.recipe.labels, _merge_name(built))
+    recipe = shareable(built)
+    return Manifest(__version__, recipe, built.recipe.seed, inputs, lineage, records, warnings).encode()

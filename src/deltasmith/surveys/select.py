@@ -1,0 +1,295 @@
+"""The exact k-th largest score of a tensor or a whole model, without sorting and in bounded memory.
+
+Round 1 looks at a sample and guesses a bracket of float bit patterns around the k-th largest. Round 2 counts every
+pattern inside the bracket and all that lie above: if the guess holds, the threshold is exact. Rounds repeat with a
+better bracket where it does not. Ties at the threshold are broken towards the lower (tensor name, index); blocks
+count likely ties during round 2, and a last round counts them where the guess missed. All counts are integers, so
+the result depends on nothing but the data; the sample only decides how soon it is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from deltasmith.kernels import select as kernels
+from deltasmith.operation.protocols import Place, Scope, Survey
+from deltasmith.table.checkpoint import Floats
+
+__all__ = ["Cut", "at_least", "cut", "keep", "kept", "magnitude", "next_survey"]
+
+Score = Callable[[Sequence[Floats], Place], Floats]
+Keep = Callable[[int], int]
+Counts = npt.NDArray[np.int64]
+
+_END = 0x7F800001  # one past the pattern of infinity: every finite magnitude and infinity lie below
+_BINS = 1 << 20  # 4 MiB of counters per worker: one bin per pattern for brackets about 12 % wide
+_SAMPLE = 1 << 20
+_MARGIN = 0.01  # of the sample on either side of the guess; a miss costs a round, never exactness
+_SLOTS = 8  # likely tie values counted along the way
+
+
+def magnitude(cells: Sequence[Floats], place: Place) -> Floats:
+    """Score an edit's delta by |delta|: return it as it is, since the counting ignores signs."""
+    return cells[0].reshape(-1)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the kept scores end: everything above `pattern` is kept, and `quota` of those that equal it.
+
+    `before[name][b]` counts the ties that precede block b of a tensor, over the whole scope.
+    """
+
+    keep: int
+    total: int
+    pattern: int
+    quota: int
+    equal: int
+    before: dict[str, Counts] = field(default_factory=dict, repr=False)
+
+    @property
+    def threshold(self) -> float:
+        """Return the smallest kept score (infinity where nothing is kept)."""
+        return float(np.array([max(self.pattern, 0)], dtype=np.uint32).view(np.float32)[0])
+
+    def quota_at(self, place: Place) -> int:
+        """Return how many ties may still be kept in the tile at `place`."""
+        if self.quota == self.equal:
+            return place.size
+        before = self.before.get(place.name)
+        return self.quota if before is None else int(self.quota - before[place.start // place.block])
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A guess: the k-th largest has a pattern in [low, high); `likely` are values that may tie there."""
+
+    keep: int
+    total: int
+    low: int
+    high: int
+    likely: tuple[int, ...] = ()
+
+    @property
+    def shift(self) -> int:
+        """Return the number of low bits that share a bin, so that the bracket fits the bins."""
+        return max(0, int(self.high - self.low - 1).bit_length() - (_BINS.bit_length() - 1))
+
+
+@dataclass(frozen=True)
+class Tied:
+    """The threshold is known, but not yet which of the values equal to it come first."""
+
+    cut: Cut
+
+
+def next_survey(findings: Sequence[object], *, scope: Scope, keep: Keep, score: Score = magnitude) -> Survey | None:
+    """Return the next round of the chain, or None once the last finding is a `Cut`."""
+    if not findings:
+        return _Sample(scope, keep, score)
+    last = findings[-1]
+    if isinstance(last, Bracket):
+        return _Count(scope, last, score)
+    return _CountTies(scope, last.cut, score) if isinstance(last, Tied) else None
+
+
+def cut(findings: Sequence[object]) -> Cut:
+    """Return the chain's conclusion."""
+    last = findings[-1]
+    if not isinstance(last, Cut):
+        raise TypeError("the selection has not finished its surveys")
+    return last
+
+
+def keep(values: Floats, ends: Cut, place: Place) -> Floats:
+    """Zero every value that the cut by magnitude does not keep; any shape, a new array."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    out = np.empty_like(flat)
+    kernels.keep_above(flat, ends.pattern & 0xFFFFFFFF, ends.quota_at(place), out)
+    return out.reshape(values.shape)
+
+
+def kept(scores: Floats, ends: Cut, place: Place) -> npt.NDArray[np.bool_]:
+    """Mark the scores that are kept: exactly `ends.keep` over the whole scope."""
+    bits = _patterns(scores)
+    above: npt.NDArray[np.bool_] = bits > ends.pattern
+    equal = bits == ends.pattern
+    marks: npt.NDArray[np.bool_] = above | (equal & (np.cumsum(equal) <= ends.quota_at(place)))
+    return marks
+
+
+def at_least(scores: Floats, ends: Cut) -> npt.NDArray[np.bool_]:
+    """Mark the scores at or above the threshold, ties and all: possibly more than `ends.keep`."""
+    marks: npt.NDArray[np.bool_] = _patterns(scores) >= ends.pattern
+    return marks
+
+
+def _patterns(scores: Floats) -> npt.NDArray[np.int64]:
+    bits = np.ascontiguousarray(scores).reshape(-1).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return bits.astype(np.int64)
+
+
+@dataclass
+class _Sampled:
+    pieces: list[npt.NDArray[np.uint32]] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Round 1: look at pieces of every tensor and guess the bracket (exact where the pieces are everything)."""
+
+    scope: Scope
+    keep: Keep
+    score: Score
+    sample: int = _SAMPLE
+
+    def start(self) -> _Sampled:
+        return _Sampled()
+
+    def tally(self, acc: _Sampled, cells: Sequence[Floats], place: Place) -> None:
+        scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
+        bits = scores.view(np.uint32)[:: 1 + scores.size // (_SAMPLE + 1)]
+        acc.pieces.append(bits & np.uint32(0x7FFFFFFF))
+        acc.sizes[place.name] = place.size
+
+    def conclude(self, accs: Sequence[_Sampled]) -> Cut | Bracket | Tied:
+        total = sum({name: size for acc in accs for name, size in acc.sizes.items()}.values())
+        pieces = [piece for acc in accs for piece in acc.pieces]
+        seen = np.concatenate(pieces) if pieces else np.empty(0, np.uint32)
+        wanted = self.keep(total)
+        if wanted >= total:
+            return Cut(total, total, pattern=-1, quota=0, equal=0)
+        if wanted <= 0:
+            return Cut(0, total, pattern=_END, quota=0, equal=0)
+        if seen.size == total:
+            return _exact(seen, wanted)
+        return _guess(seen, wanted, total)
+
+
+def _exact(seen: npt.NDArray[np.uint32], wanted: int) -> Cut | Tied:
+    pattern = int(np.partition(seen, seen.size - wanted)[seen.size - wanted])
+    quota = wanted - int(np.count_nonzero(seen > pattern))
+    equal = int(np.count_nonzero(seen == pattern))
+    found = Cut(wanted, seen.size, pattern, quota, equal)
+    return found if quota == equal else Tied(found)
+
+
+def _guess(seen: npt.NDArray[np.uint32], wanted: int, total: int) -> Bracket:
+    """Bracket the sample's quantile by a margin of ranks, and name its most frequent values as likely ties."""
+    share = wanted / total
+    middle = seen.size - 1 - min(seen.size - 1, int(seen.size * share))
+    margin = max(8, int(seen.size * _MARGIN), int(4 * (share * (1 - share) * seen.size) ** 0.5))
+    first, last = max(0, middle - margin), min(seen.size - 1, middle + margin)
+    ordered = np.partition(seen, sorted({first, middle, last}))
+    low = 0 if first == 0 else int(ordered[first])
+    high = _END if last == seen.size - 1 else int(ordered[last]) + 1
+    inside, counts = np.unique(ordered[first : last + 1], return_counts=True)
+    # Values that fill the bracket are the ones the threshold may fall on; nearer ones win among equals.
+    often = inside[np.argsort(-counts, kind="stable")[:_SLOTS]]
+    likely = tuple(int(v) for v in often if low <= v < high)
+    return Bracket(wanted, total, low, high, likely)
+
+
+@dataclass
+class _Counted:
+    bins: npt.NDArray[np.uint32]
+    above: int = 0
+
+
+class _Count:
+    """Round 2: histogram the bracket, count what lies above it, and count likely ties block by block."""
+
+    sample = 0
+
+    def __init__(self, scope: Scope, bracket: Bracket, score: Score) -> None:
+        self.scope, self.bracket, self.score = scope, bracket, score
+        self.size = -(-(bracket.high - bracket.low) // (1 << bracket.shift))
+        self.slots = np.full(self.size, -1, np.int8)
+        if bracket.shift == 0:
+            for slot, pattern in enumerate(bracket.likely):
+                self.slots[pattern - bracket.low] = slot
+        self.ties = _TieTable(len(bracket.likely))
+
+    def start(self) -> _Counted:
+        return _Counted(np.zeros(self.size, np.uint32))
+
+    def tally(self, acc: _Counted, cells: Sequence[Floats], place: Place) -> None:
+        scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
+        tied = np.zeros(_SLOTS, np.int64)
+        acc.above += kernels.histogram(
+            scores, self.bracket.low, self.bracket.shift, acc.bins, self.slots, tied
+        )
+        self.ties.add(place, tied)
+
+    def conclude(self, accs: Sequence[_Counted]) -> Cut | Bracket | Tied:
+        bracket = self.bracket
+        bins: Counts = np.sum([acc.bins for acc in accs], axis=0, dtype=np.int64)
+        above = sum(acc.above for acc in accs)
+        if above >= bracket.keep:
+            return Bracket(bracket.keep, bracket.total, bracket.high, _END)
+        at_or_above: Counts = above + np.cumsum(bins[::-1])
+        if at_or_above[-1] < bracket.keep:
+            return Bracket(bracket.keep, bracket.total, 0, bracket.low)
+        index = bins.size - 1 - int(np.searchsorted(at_or_above, bracket.keep))
+        low = bracket.low + (index << bracket.shift)
+        if bracket.shift:
+            return Bracket(bracket.keep, bracket.total, low, min(_END, low + (1 << bracket.shift)))
+        equal = int(bins[index])
+        quota = bracket.keep - int(at_or_above[bins.size - 1 - index] - equal)
+        found = Cut(bracket.keep, bracket.total, low, quota, equal)
+        if quota == equal:
+            return found
+        slot = int(self.slots[index])
+        return Tied(found) if slot < 0 else self.ties.break_ties(found, slot)
+
+
+class _CountTies:
+    """The last round, where ties at the threshold must be broken and were not counted along the way."""
+
+    sample = 0
+
+    def __init__(self, scope: Scope, found: Cut, score: Score) -> None:
+        self.scope, self.cut, self.score = scope, found, score
+        self.ties = _TieTable(1)
+
+    def start(self) -> None:
+        return None
+
+    def tally(self, acc: None, cells: Sequence[Floats], place: Place) -> None:
+        scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
+        self.ties.add(place, np.array([kernels.count_equal(scores, self.cut.pattern)]))
+
+    def conclude(self, accs: Sequence[None]) -> Cut:
+        return self.ties.break_ties(self.cut, 0)
+
+
+class _TieTable:
+    """Counts of likely ties per block. Workers share it: each block is written once, by one of them."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.counts: dict[str, npt.NDArray[np.uint32]] = {}
+
+    def add(self, place: Place, tied: Counts) -> None:
+        if not self.slots or not tied.any():
+            return
+        blocks = -(-place.size // place.block)
+        table = self.counts.get(place.name)
+        if table is None:
+            table = self.counts.setdefault(place.name, np.zeros((blocks, self.slots), np.uint32))
+        table[place.start // place.block] = tied[: self.slots]
+
+    def break_ties(self, found: Cut, slot: int) -> Cut:
+        """Turn counts per block into counts of all ties that come before each block."""
+        before: dict[str, Counts] = {}
+        running = 0
+        for name in sorted(self.counts):
+            counts = self.counts[name][:, slot].astype(np.int64)
+            before[name] = running + np.cumsum(counts) - counts
+            running += int(counts.sum())
+        return Cut(found.keep, found.total, found.pattern, found.quota, found.equal, before)
