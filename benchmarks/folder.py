@@ -50,7 +50,6 @@ def llama_config(
         "bos_token_id": 1,
         "eos_token_id": 2,
         "dtype": "bfloat16",
-        "torch_dtype": "bfloat16",
     }
 
 

@@ -21,7 +21,7 @@ def describe() -> dict[str, str | int | float]:
         "processor": _field(Path("/proc/cpuinfo"), "model name"),
         "cores": cores(),
         "memory_gib": round(int(_field(Path("/proc/meminfo"), "MemTotal").split()[0]) / (1 << 20), 1),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "load_before": round(os.getloadavg()[0], 2),
     }
 

@@ -12,8 +12,8 @@ class Merge:
     """One recipe of `recipes/`, run in the work folder.
 
     `inputs` are the folders it reads, in the work folder; `rival` names a recipe of `mergekit/`. `at_most`
-    and `stretch` are multiples of the floor's wall time; `cpu_factor` says how many times mergekit's CPU seconds
-    must exceed ours.
+    and `stretch` are multiples of the floor's wall time; `cpu_factor` says how many times ours mergekit's CPU
+    seconds must be.
     """
 
     name: str

@@ -71,7 +71,7 @@ class Bench:
         return {"NUMBA_CACHE_DIR": str(self.work / "kernels" / name)}
 
     def _written(self, words: Sequence[str | Path], environment: dict[str, str], merge: Merge) -> Cost:
-        """Measure a command that writes a model under out/, after whatever the last one left to write back."""
+        """Measure a command that writes a model under out/, after what the last one left to write back."""
         output = self.work / "out"
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()

@@ -1,4 +1,4 @@
-"""Functions that build hostile and damaged files, and small honest ones, each at a path that the test names."""
+"""Functions that build hostile and damaged files, and small honest ones, at paths that tests name."""
 
 import json
 import os

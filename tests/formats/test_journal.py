@@ -59,12 +59,23 @@ def test_a_flipped_bit_ends_the_replay_where_it_is(tmp_path):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x04]) + data[at + 1 :])
         whole = sum(end <= at for end in ends)
         found = replay(path)
-        assert (found is None) if whole == 0 else (found.finished == dict(list(FINISHED.items())[: whole - 1]))
+        assert (
+            (found is None) if whole == 0 else (found.finished == dict(list(FINISHED.items())[: whole - 1]))
+        )
 
 
 def test_foreign_files_are_no_journals(tmp_path):
     path = tmp_path / "j"
-    for text in (b"", b"\n", b"{}\n", b"[1]\n", b"null\n", b"\xff\n", b"[" * 100_000 + b"\n", b'{"record":3}\n'):
+    for text in (
+        b"",
+        b"\n",
+        b"{}\n",
+        b"[1]\n",
+        b"null\n",
+        b"\xff\n",
+        b"[" * 100_000 + b"\n",
+        b'{"record":3}\n',
+    ):
         path.write_bytes(text)
         assert replay(path) is None
 
@@ -82,3 +93,4 @@ def test_fault_53_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch
     journal.close()
     with pytest.raises(ResourceError):
         Journal.begin(tmp_path / "k", "plan", "layout", "boot", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["j"]

@@ -1,6 +1,7 @@
 import errno
 import os
 import threading
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -31,6 +32,10 @@ def read(checkpoint, name, start=0, stop=None):
 @pytest.fixture
 def small(tmp_path):
     return SafetensorsFile(attacks.small_file(tmp_path / "model.safetensors"))
+
+
+def open_descriptors():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def refused(act, *args):
@@ -111,7 +116,7 @@ def test_fault_33_replaced_while_closed(small, tmp_path):
     small.check_unchanged()
     small.close()
     attacks.small_file(tmp_path / "other")
-    os.replace(tmp_path / "other", tmp_path / "model.safetensors")
+    (tmp_path / "other").replace(tmp_path / "model.safetensors")
     assert "another file has taken its place" in refused(small.raw, "a", 0, 1)
     assert "another file has taken its place" in refused(small.check_unchanged)
 
@@ -163,7 +168,7 @@ def test_fault_49_more_than_2_31_elements_in_a_sparse_file(tmp_path):
 
 def test_descriptors_are_few_and_reopened(tmp_path):
     files = Files(limit=3)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     shards = [
         SafetensorsFile(
             attacks.write_safetensors(tmp_path / f"{i}.st", {"x": np.full(2, i, np.float32)}), files=files
@@ -174,12 +179,12 @@ def test_descriptors_are_few_and_reopened(tmp_path):
         for i, shard in enumerate(shards):
             assert read(shard, "x").tolist() == [i, i]
             assert files.open_count <= 3
-            assert len(os.listdir("/proc/self/fd")) - before <= 3
+            assert open_descriptors() - before <= 3
     files.close()
     assert files.open_count == 0
     assert read(shards[4], "x").tolist() == [4, 4]
     del shards, shard, files
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_threads_share_a_file_and_few_descriptors(tmp_path):

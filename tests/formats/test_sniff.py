@@ -1,5 +1,5 @@
 import errno
-import os
+from pathlib import Path
 
 import pytest
 
@@ -43,11 +43,11 @@ def test_fault_37_only_regular_files_are_opened(tmp_path):
 def test_fault_37_a_file_swapped_for_a_pipe_between_stat_and_open(tmp_path, monkeypatch):
     pipe = attacks.special_files(tmp_path)["named pipe"]
     honest = attacks.small_file(tmp_path / "a.safetensors")
-    before = len(os.listdir("/proc/self/fd"))
-    status = os.stat(honest)
-    monkeypatch.setattr(sniff.os, "stat", lambda path: status)
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    status = honest.stat()
+    monkeypatch.setattr(Path, "stat", lambda path: status)
     assert "named pipe" in refused(open_regular, pipe)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
 
 
 def test_fault_17_missing(tmp_path):

@@ -58,7 +58,11 @@ def test_every_exponent_and_tie_is_rounded_as_the_libraries_do(name):
 
 
 @pytest.mark.parametrize("name", ENCODABLE)
-@given(bits=hnp.arrays(np.uint32, st.sampled_from([0, 1, 2, 7, 8, 9, 31, 33, 64]), elements=st.integers(0, 2**32 - 1)))
+@given(
+    bits=hnp.arrays(
+        np.uint32, st.sampled_from([0, 1, 2, 7, 8, 9, 31, 33, 64]), elements=st.integers(0, 2**32 - 1)
+    )
+)
 def test_any_bits_are_rounded_as_the_libraries_do(name, bits):
     assert_encodes(name, bits.view(np.float32))
 

@@ -81,8 +81,6 @@ def table(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1e-3)
     """Return one column of three tensors, a tenth of whose elements are exactly 0."""
     shapes = {"a.weight": shape, "b.bias": (5,), "layers.0.w": (3, 4)}
     return {
-        name: np.asarray(
-            rng.normal(size=s) * scale * (rng.random(s) > 0.1), np.float32
-        ).reshape(s)
+        name: np.asarray(rng.normal(size=s) * scale * (rng.random(s) > 0.1), np.float32).reshape(s)
         for name, s in shapes.items()
     }

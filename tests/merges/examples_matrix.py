@@ -1,4 +1,4 @@
-"""Records of the spherical and the matrix methods for the shared contract suite, and small tools for their tests."""
+"""Records of the spherical and the matrix methods for the contract suite, and tools for their tests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MERGE_EXAMPLES = [
 ]
 """All work on any two models with default labels. RegMean is apart: it refuses to run without statistics."""
 
-STATISTICS_EXAMPLES = [RegMean(statistics={"m0": "m0.safetensors", "m1": "m1.safetensors"})]
+REGMEAN_EXAMPLES = [RegMean(statistics={"m0": "m0.safetensors", "m1": "m1.safetensors"})]
 
 SHAPES = [(), (0,), (1,), (7,), (0, 4), (1, 1), (3, 5), (5, 3), (2, 3, 4), (2, 3, 2, 2)]
 

@@ -33,9 +33,7 @@ def majority(cells: Rows, w: Sequence[float]) -> int:
 def agreeing(cells: Rows, w: Sequence[float], zero: int) -> list[list[int]]:
     """List, for every position, the models whose w·δ is not 0 and has the elected sign."""
     signs = elected(cells, w, zero)
-    return [
-        [t for t in range(len(cells)) if sign(w[t] * cells[t][i]) == s != 0] for i, s in enumerate(signs)
-    ]
+    return [[t for t in range(len(cells)) if sign(w[t] * cells[t][i]) == s != 0] for i, s in enumerate(signs)]
 
 
 def elect_mean(cells: Rows, w: Sequence[float], zero: int) -> list[float]:
@@ -128,9 +126,7 @@ def pcb(cells: Rows, w: Sequence[float], ratio: float, trim: float, variant: str
             if variant == "a":
                 between = math.tanh(cells[t][i] * sum(row[i] for row in cells))
             elif variant == "b":
-                between = math.tanh(
-                    cells[t][i] * sum(signs[u][i] * norms[u][i] for u in range(models))
-                )
+                between = math.tanh(cells[t][i] * sum(signs[u][i] * norms[u][i] for u in range(models)))
             else:
                 own = signs[t][i] * norms[t][i]
                 between = sum(math.tanh(own * signs[u][i] * norms[u][i]) for u in range(models))

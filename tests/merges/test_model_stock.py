@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given
 from hypothesis import strategies as st
-from merges.examples_matrix import drawn, merged, quick
 
 from deltasmith.errors import RecipeError
 from deltasmith.kernels.gram import gram
@@ -16,6 +14,8 @@ from deltasmith.merges.model_stock import (
     ratio,
     ratio_mergekit,
 )
+from golden_cases import cases, close
+from merges.examples_matrix import drawn, merged, quick
 
 CASES = cases("model_stock", "mergekit")
 ALL = [ModelStock(), ModelStockMergekit(), ModelStockRows(), ModelStockRowsMergekit()]
@@ -32,7 +32,7 @@ def test_golden(case):
     close(case.arrays["base"] + merged(operation, deltas_of(case)), case.arrays["expected"], case)
 
 
-# In model_stock_3_fw some rows have a negative mean cosine, where the paper's ratio is clamped and mergekit's not.
+# Some rows of model_stock_3_fw have a negative mean cosine: the clamp tells paper from mergekit there.
 @pytest.mark.parametrize("case", [c for c in CASES if c.id != "model_stock_3_fw"], ids=str)
 def test_paper_agrees_where_nothing_is_clamped(case):
     operation = ModelStockRows() if case.params["filter_wise"] else ModelStock()
@@ -41,7 +41,9 @@ def test_paper_agrees_where_nothing_is_clamped(case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_mean_cosine_is_the_true_one(case):
-    assert mean_cosine(gram(deltas_of(case))) == pytest.approx(case.arrays["expected_true_mean_cos"], abs=1e-6)
+    assert mean_cosine(gram(deltas_of(case))) == pytest.approx(
+        case.arrays["expected_true_mean_cos"], abs=1e-6
+    )
 
 
 def test_by_hand():

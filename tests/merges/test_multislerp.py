@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given
 from hypothesis import strategies as st
-from merges.examples_matrix import drawn, merged, quick
 
 from deltasmith.errors import RecipeError
 from deltasmith.merges.multislerp import MultiSlerp, MultiSlerpUnnormalised
 from deltasmith.merges.slerp import Slerp
+from golden_cases import cases, close
+from merges.examples_matrix import drawn, merged, quick
 
 
 @pytest.mark.parametrize("case", cases("multislerp", "mergekit"), ids=str)
@@ -43,7 +43,9 @@ def test_order_does_not_matter_and_scale_carries_over(seed, order, scale):
     turned = merged(MultiSlerp(), cells[order], weights=[weights[i] for i in order])
     assert np.allclose(turned, once, atol=1e-6)
     scale = np.float32(scale)
-    assert np.allclose(merged(MultiSlerp(), scale * cells, weights=weights), scale * once, rtol=1e-4, atol=1e-6 * scale)
+    assert np.allclose(
+        merged(MultiSlerp(), scale * cells, weights=weights), scale * once, rtol=1e-4, atol=1e-6 * scale
+    )
 
 
 def test_identical_models_are_returned():

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given
 from hypothesis import strategies as st
-from merges.examples_matrix import drawn, merged, quick
 
 from deltasmith.errors import RecipeError
 from deltasmith.merges.nuslerp import NuSlerp, NuSlerpColumns, NuSlerpRows, position
 from deltasmith.merges.slerp import Slerp
+from golden_cases import cases, close
+from merges.examples_matrix import drawn, merged, quick
 
 ALONG = {0: NuSlerpColumns, -1: NuSlerpRows, None: NuSlerp}
 CASES = cases("nuslerp", "mergekit")
@@ -33,7 +33,7 @@ def test_golden_by_weights(case):
 
 
 def test_by_hand():
-    # Rows: the first pair lies at a right angle, the second is equal. Columns: (1, 1)·(0, 1) is at 45 degrees.
+    # Rows: the first pair is at a right angle, the second is equal. Columns: (1, 1) and (0, 1), 45 degrees.
     a, b = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
     half = 0.5**0.5
     assert np.allclose(merged(NuSlerpRows(), [a, b]), [[half, half], [1, 0]])
@@ -53,7 +53,9 @@ def test_position():
 def test_flat_is_slerp_at_the_share_of_the_second_weight(seed, first, second):
     a, b = drawn(seed, 2, 5, 4)
     t = second / (first + second)
-    assert np.allclose(merged(NuSlerp(), [a, b], weights=[first, second]), merged(Slerp(t=t), [a, b]), atol=1e-5)
+    assert np.allclose(
+        merged(NuSlerp(), [a, b], weights=[first, second]), merged(Slerp(t=t), [a, b]), atol=1e-5
+    )
 
 
 @quick

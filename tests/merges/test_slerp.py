@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given
 from hypothesis import strategies as st
-from merges.examples_matrix import drawn, merged, quick
 from pydantic import ValidationError
 
 from deltasmith.errors import RecipeError
 from deltasmith.merges.slerp import Slerp, SlerpMergekit
 from deltasmith.merges.spherical import angle, arc
 from deltasmith.operation.schedule import Curve
+from golden_cases import cases, close
+from merges.examples_matrix import drawn, merged, quick
 
 
 def at_angle(theta, n=40):
@@ -88,6 +88,9 @@ def test_zero_and_opposite_tensors_take_the_straight_line():
     zero = np.zeros_like(a)
     assert np.allclose(merged(Slerp(t=0.5), [zero, a]), a / 2)
     assert np.allclose(merged(SlerpMergekit(t=0.5), [zero, a]), a * 0.5**0.5)  # a right angle there
+    tiny = np.float32(1e-9) / np.linalg.norm(a) * a
+    assert np.allclose(merged(SlerpMergekit(t=0.5), [tiny, tiny]), tiny * 2**0.5, rtol=1e-5, atol=0)
+    assert (merged(Slerp(t=0.5), [tiny, tiny]) == tiny).all()
     assert np.allclose(merged(Slerp(t=0.25), [a, -3 * a]), 0.75 * a - 0.75 * a, atol=1e-6)
     assert not merged(Slerp(), [zero, zero]).any()
     assert merged(Slerp(t=0.25), [np.float32(2.0), np.float32(-2.0)]) == 1.0

@@ -106,8 +106,11 @@ def feasible(densities: Densities, sizes: npt.ArrayLike) -> Densities:
         return densities
     weights = np.asarray(sizes, dtype=np.float64)
     # The total grows with the shift, piecewise linearly, with kinks where a density enters or leaves [0, 1].
-    kinks = np.sort(np.concatenate([-densities, 1.0 - densities]))
-    totals = np.clip(densities + kinks[:, None], 0.0, 1.0) @ weights
+    kinks = np.concatenate([-densities, 1.0 - densities])
+    order = np.argsort(kinks, kind="stable")
+    slopes = np.cumsum(np.concatenate([weights, -weights])[order])
+    kinks = kinks[order]
+    totals = np.concatenate([[0.0], np.cumsum(slopes[:-1] * np.diff(kinks))])
     shift = np.interp(densities @ weights, totals, kinks)
     shifted: Densities = np.clip(densities + shift, 0.0, 1.0)
     return shifted
@@ -210,10 +213,11 @@ def strictly_above(ends: select.Cut) -> select.Cut:
 
 @dataclass(frozen=True, slots=True)
 class Magnitude:
-    """The elements of one linear and the sum of their magnitudes."""
+    """The elements of one linear, the mean of their magnitudes, and that of the whole layer."""
 
     size: int
-    total: float
+    mean: float
+    layer_mean: float
 
 
 @dataclass(frozen=True)
@@ -234,8 +238,13 @@ class _Magnitudes:
 
     def conclude(self, accs: Sequence[tuple[BlockSums, dict[str, int]]]) -> dict[str, Magnitude]:
         sizes = {name: size for _, named in accs for name, size in named.items()}
-        totals = BlockSums.total([sums for sums, _ in accs])
-        return {name: Magnitude(sizes[name], float(total)) for name, total in totals.items()}
+        totals = {n: float(total) for n, total in BlockSums.total([sums for sums, _ in accs]).items()}
+        in_layer: dict[Layer | None, tuple[float, int]] = {}
+        for name, total in totals.items():
+            before = in_layer.get(layer_of(name), (0.0, 0))
+            in_layer[layer_of(name)] = before[0] + total, before[1] + sizes[name]
+        means = {layer: total / size for layer, (total, size) in in_layer.items()}
+        return {n: Magnitude(sizes[n], total / sizes[n], means[layer_of(n)]) for n, total in totals.items()}
 
 
 @dataclass(frozen=True)
@@ -258,8 +267,8 @@ class _Outliers:
             return
         flat = np.ascontiguousarray(cells[0]).reshape(-1)
         in_layer, in_linear = acc.get(place.name, (0, 0))
-        in_layer += drops.count_above(flat, np.float32(self.layer_factor * self._layer_mean(place.name)))
-        in_linear += drops.count_above(flat, np.float32(self.linear_factor * own.total / own.size))
+        in_layer += drops.count_above(flat, np.float32(self.layer_factor * own.layer_mean))
+        in_linear += drops.count_above(flat, np.float32(self.linear_factor * own.mean))
         acc[place.name] = in_layer, in_linear
 
     def conclude(self, accs: Sequence[dict[str, tuple[int, int]]]) -> Counts:
@@ -270,11 +279,6 @@ class _Outliers:
             if layer is not None:
                 linears[name] = Linear(layer, size, sum(c[0] for c in counts), sum(c[1] for c in counts))
         return self.allocate(linears)
-
-    def _layer_mean(self, name: str) -> float:
-        layer = layer_of(name)
-        peers = [self.magnitudes[x] for x in sorted(self.magnitudes) if layer_of(x) == layer]
-        return sum(peer.total for peer in peers) / sum(peer.size for peer in peers)
 
 
 @dataclass(frozen=True, slots=True)

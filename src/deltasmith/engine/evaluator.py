@@ -68,6 +68,7 @@ class Evaluator:
     plan: Plan
     findings: Findings = field(default_factory=Findings)
     survey_tensor: Callable[[Evaluator, Row], None] | None = None
+    _keys: dict[tuple[str, Site], int] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _last: tuple[str, Floats] | None = field(default=None, repr=False)
 
@@ -132,20 +133,31 @@ class Evaluator:
         out = np.multiply(merged, scale, out=cells[0]) if scale != 1.0 else merged
         return np.add(out, base, out=cells[-1])
 
-    def cells(self, row: Row, start: int, base: Floats, cells: Floats) -> None:
-        """Fill `base` and `cells` (models, n) with the row's edited cells, as deltas or as weights."""
-        self.read_base(row, start, base)
-        for column in range(len(self.plan.columns)):
-            self.cell(row, start, column, base, cells[column])
+    def cells(self, row: Row, start: int, base: Floats, cells: Floats, *, survey: bool = False) -> None:
+        """Fill `base` and `cells` (models, n) with the row's edited cells, as deltas or as weights.
 
-    def read_base(self, row: Row, start: int, base: Floats) -> None:
+        A survey does not look for values that are not finite: the pass that writes will, and refuse them.
+        """
+        self.read_base(row, start, base, survey=survey)
+        for column in range(len(self.plan.columns)):
+            self.cell(row, start, column, base, cells[column], survey=survey)
+
+    def read_base(self, row: Row, start: int, base: Floats, *, survey: bool = False) -> None:
         """Fill `base` with the base's values; left as it is where the plan has no base."""
         if self.plan.base is not None:
             self.plan.base.read(row.name, start, base)
-            self._check(base, row, start, "base")
+            self._check(base, row, start, "base", survey)
 
     def cell(
-        self, row: Row, start: int, index: int, base: Floats, out: Floats, *, before: int | None = None
+        self,
+        row: Row,
+        start: int,
+        index: int,
+        base: Floats,
+        out: Floats,
+        *,
+        before: int | None = None,
+        survey: bool = False,
     ) -> None:
         """Fill `out` with one column's cell after all its edits, or after those at positions below `before`."""
         column = self.plan.columns[index]
@@ -153,9 +165,9 @@ class Evaluator:
         as_weight = self.plan.space == "weight" and before is None
         if as_weight and not edits and row.present[index] and not column.holds_delta(row.name):
             column.checkpoint.read(row.name, start, out)
-            self._check(out, row, start, column.label)
+            self._check(out, row, start, column.label, survey)
             return
-        self._delta(row, start, index, base, out)
+        self._delta(row, start, index, base, out, survey)
         for site in edits:
             assert isinstance(site.record, Edit)  # noqa: S101 - sites of columns hold edits
             tile = shaped(site.record.reach, row.name, row.spec.shape, out)
@@ -164,18 +176,18 @@ class Evaluator:
         if as_weight:
             out += base
 
-    def _delta(self, row: Row, start: int, index: int, base: Floats, out: Floats) -> None:
+    def _delta(self, row: Row, start: int, index: int, base: Floats, out: Floats, survey: bool) -> None:
         column = self.plan.columns[index]
         if not row.present[index]:
             out.fill(0.0)
             return
         column.checkpoint.read(row.name, start, out)
-        self._check(out, row, start, column.label)
+        self._check(out, row, start, column.label, survey)
         if not column.holds_delta(row.name):
             np.subtract(out, base, out=out)
 
-    def _check(self, values: Floats, row: Row, start: int, label: str) -> None:
-        if self.plan.nonfinite == "refuse":
+    def _check(self, values: Floats, row: Row, start: int, label: str, survey: bool) -> None:
+        if self.plan.nonfinite == "refuse" and not survey:
             refuse_nonfinite(values, row.name, start, label)
         elif self.plan.nonfinite == "zero":
             zero_nonfinite(values)
@@ -196,7 +208,10 @@ class Evaluator:
     def edit_place(self, row: Row, start: int, site: Site) -> Place:
         """Return where a tile of this row lies, for one edit of one column."""
         column = self.plan.columns[site.column]
-        key = cell_key(self.plan.seed, column.label, row.name, stream=site.position)
+        key = self._keys.get((row.name, site))
+        if key is None:
+            key = cell_key(self.plan.seed, column.label, row.name, stream=site.position)
+            self._keys[row.name, site] = key
         weight = (row.weights[site.column],)
         return Place(row.name, row.spec.shape, start, block=row.block, key=key, weights=weight)
 

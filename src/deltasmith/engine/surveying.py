@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from deltasmith.engine.evaluator import Evaluator, Scratch
 from deltasmith.engine.workers import Stop, run_jobs
-from deltasmith.operation.protocols import Found, Survey, span_of
+from deltasmith.operation.protocols import Found, Place, Survey, span_of
 from deltasmith.operation.reference import shaped
 from deltasmith.plan.plan import Row, Site
+from deltasmith.table.checkpoint import Floats
 
 __all__ = ["Asked", "prepare", "survey_locally"]
 
@@ -24,6 +23,7 @@ _PIECE = 256
 """Elements in one piece of a sampled survey: short, so that a sample of fixed size visits many places."""
 
 Key = tuple[Site, str]
+Job = tuple[Row, int, int]
 Progress = Callable[[int], None]
 
 
@@ -98,20 +98,23 @@ def _wants_shared(site: Site) -> bool:
     return survey is not None and survey.scope == "global"
 
 
-def _next_sites(evaluator: Evaluator, row: Row) -> Iterator[tuple[Site, Survey]]:
-    """Yield the first unsatisfied edit of each column, or the merge once all columns are satisfied."""
+def _next_sites(evaluator: Evaluator, row: Row, surveys: dict[Key, Survey]) -> Iterator[tuple[Site, Survey]]:
+    """Yield the first unsatisfied edit of each column, or the merge once all columns are satisfied.
+
+    A shared survey that another tensor has asked for already is not asked for again.
+    """
     blocked = False
     for sites in row.edits:
         for site in sites:
-            survey = evaluator.findings.next_survey(site, row.name)
+            survey = surveys.get((site, "")) or evaluator.findings.next_survey(site, row.name)
             if survey is not None:
                 yield site, survey
                 blocked = True
                 break
-    if not blocked and row.merge is not None:
-        survey = evaluator.findings.next_survey(row.merge, row.name)
+    if not blocked and (site := row.merge) is not None:
+        survey = surveys.get((site, "")) or evaluator.findings.next_survey(site, row.name)
         if survey is not None:
-            yield row.merge, survey
+            yield site, survey
 
 
 def _ask(evaluator: Evaluator, rows: Sequence[Row], shared: set[Site] | None) -> Asked | None:
@@ -122,9 +125,9 @@ def _ask(evaluator: Evaluator, rows: Sequence[Row], shared: set[Site] | None) ->
     surveys: dict[Key, Survey] = {}
     wanted: dict[str, list[Site]] = {}
     for row in rows:
-        for site, survey in _next_sites(evaluator, row):
+        for site, survey in _next_sites(evaluator, row, surveys):
             if survey.scope == "global":
-                surveys.setdefault((site, ""), survey)
+                surveys[site, ""] = survey
             elif shared is None or any(later in shared for later in _after(row, site)):
                 surveys[site, row.name] = survey
             else:
@@ -157,10 +160,11 @@ def _pass(
     sample = max(survey.sample for survey in asked.surveys.values())
     jobs = _pieces(evaluator, asked, sample) if sample else _spans(evaluator, asked, tile)
 
-    def work(job: tuple[Row, int, int, int], worker: _Worker) -> None:
-        row, start, stop_, step = job
-        _tally(evaluator, asked, row, (start, stop_, step), worker)
-        progress((stop_ - start) * row.spec.dtype.itemsize)
+    def work(job: Job, worker: _Worker) -> None:
+        row, start, end = job
+        if end > start:
+            _tally(evaluator, asked, job, bool(sample), worker)
+        progress((end - start) * row.spec.dtype.itemsize)
 
     run_jobs(jobs, work, workers, stop)
     for (site, name), survey in asked.surveys.items():
@@ -173,16 +177,16 @@ def _pass(
             findings.shared[site] = (*findings.shared.get(site, ()), conclusion)
 
 
-def _spans(evaluator: Evaluator, asked: Asked, tile: int) -> Iterator[tuple[Row, int, int, int]]:
-    """Cut the rows into jobs of whole blocks; the last number is the block that each tally sees."""
+def _spans(evaluator: Evaluator, asked: Asked, tile: int) -> Iterator[Job]:
+    """Cut the rows into jobs of whole blocks, about a tile each."""
     for name in asked.rows:
         row = evaluator.plan.by_name[name]
-        step = row.block * max(1, 4 * tile // row.block)
+        step = row.block * max(1, tile // row.block)
         for start in range(0, row.spec.size, step):
-            yield row, start, min(row.spec.size, start + step), row.block
+            yield row, start, min(row.spec.size, start + step)
 
 
-def _pieces(evaluator: Evaluator, asked: Asked, sample: int) -> Iterator[tuple[Row, int, int, int]]:
+def _pieces(evaluator: Evaluator, asked: Asked, sample: int) -> Iterator[Job]:
     """Spread pieces evenly over each tensor, at least one in each, about `sample` elements in all."""
     rows = [evaluator.plan.by_name[name] for name in asked.rows]
     total = sum(row.spec.size for row in rows)
@@ -191,40 +195,42 @@ def _pieces(evaluator: Evaluator, asked: Asked, sample: int) -> Iterator[tuple[R
         piece = span * max(1, _PIECE // span)
         count = max(1, round(sample / max(total, 1) * size / piece))
         if total <= sample or count * piece >= size:
-            yield row, 0, size, max(size, 1)
+            yield row, 0, size
             continue
         for i in range(count):
             start = i * (size // count) // span * span
-            yield row, start, min(size, start + piece), piece
+            yield row, start, min(size, start + piece)
 
 
-def _tally(evaluator: Evaluator, asked: Asked, row: Row, span: tuple[int, int, int], worker: _Worker) -> None:
-    """Compute the cells that the asked sites need, block by block, and hand them over."""
-    start, stop, step = span
+def _tally(evaluator: Evaluator, asked: Asked, job: Job, sampled: bool, worker: _Worker) -> None:
+    """Compute the cells that the asked sites need, and hand them over block by block (a sample: as one piece)."""
+    row, start, stop = job
     sites = asked.rows[row.name]
-    for first in range(start, stop, step):
-        last = min(stop, first + step)
-        base, cells = worker.scratch.take(last - first)
-        if any(site.column < 0 for site in sites):
-            evaluator.cells(row, first, base, cells)
-        else:
-            evaluator.read_base(row, first, base)
-        for site in sites:
-            key, survey = asked.of(site, row.name)
-            acc = worker.tally(key, survey)
-            shape = shaped(site.record.reach, row.name, row.spec.shape, base).shape if _whole(row, base) else None
-            if site.column < 0:
-                place = evaluator.place(row, first, last)
-                survey.tally(acc, [_as(cell, shape) for cell in cells], place)
-            else:
-                evaluator.cell(row, first, site.column, base, cells[site.column], before=site.position)
-                place = evaluator.edit_place(row, first, site)
-                survey.tally(acc, [_as(cells[site.column], shape)], place)
+    base, cells = worker.scratch.take(stop - start)
+    if any(site.column < 0 for site in sites):
+        evaluator.cells(row, start, base, cells, survey=True)
+    else:
+        evaluator.read_base(row, start, base, survey=True)
+    for site in sites:
+        key, survey = asked.of(site, row.name)
+        acc = worker.tally(key, survey)
+        seen = cells
+        if site.column >= 0:
+            seen = cells[site.column : site.column + 1]
+            evaluator.cell(row, start, site.column, base, seen[0], before=site.position, survey=True)
+        for first in range(start, stop, stop - start if sampled else row.block):
+            last = stop if sampled else min(stop, first + row.block)
+            block = [_shaped(site, row, cell[first - start : last - start]) for cell in seen]
+            survey.tally(acc, block, _place(evaluator, row, first, last, site))
 
 
-def _whole(row: Row, tile: np.ndarray[Any, Any]) -> bool:
-    return row.reach != "tensor" or tile.size == row.spec.size
+def _place(evaluator: Evaluator, row: Row, start: int, stop: int, site: Site) -> Place:
+    return evaluator.place(row, start, stop) if site.column < 0 else evaluator.edit_place(row, start, site)
 
 
-def _as(cell: np.ndarray[Any, Any], shape: tuple[int, ...] | None) -> np.ndarray[Any, Any]:
-    return cell if shape is None else cell.reshape(shape)
+def _shaped(site: Site, row: Row, cell: Floats) -> Floats:
+    """View a block as its operation wants it; a sampled piece of a whole matrix stays flat."""
+    reach = site.record.reach
+    if reach == "tensor" and cell.size != row.spec.size:
+        return cell
+    return shaped(reach, row.name, row.spec.shape, cell)

@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT writes them, read as the deltas they stand for: scaling · B @ A, without a merged copy.
+"""LoRA adapters as PEFT writes them, read as the deltas they stand for: scaling · B @ A.
 
 Kinds of adapter that mean something else (DoRA, replicated layers, trained token rows, initialisations that
 change the base) are refused by name. Every tensor of the file is used, or the adapter is refused.
@@ -35,6 +35,7 @@ _PAIR = re.compile(
     r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(?:\.default)?(?P<weight>\.weight)?"
 )
 _WRAPPERS = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
+_NOT_FULL = re.compile(r"\.lora_|trainable_tokens|\.original_module\.")
 _FOREIGN = re.compile(r"(\.lora_[AB]\b|lora_(up|down)\b|\.lora\.(up|down)\.|:(up|down)$|lora_linear_layer)")
 _UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -76,7 +77,8 @@ class Pair:
 class Adapter:
     """An opened adapter: its configuration, its factor pairs, and the tensors it replaces as a whole.
 
-    `full` maps names of the base model to names in the file. `base_name` is what it was trained on, as it says.
+    `full` maps names of the base model to names in the file. `base_name` is what it was trained on, as it
+    says.
     """
 
     path: Path
@@ -107,7 +109,8 @@ class Adapter:
         `model.`); that is bridged only if every tensor is found that way.
 
         Raises:
-            RefusedError: tensors that the base lacks (all listed), or deltas of another shape than the base's.
+            RefusedError: tensors that the base lacks (all listed), or deltas of another shape than the
+            base's.
         """
         wanted = [*(f"{pair.module}.weight" for pair in self.pairs), *self.full]
         names = _match_names(wanted, base_specs, str(self.path))
@@ -117,7 +120,8 @@ class Adapter:
             shape = self.file.specs[full[target]].shape if target in full else base_specs[target].shape
             if pair.shape != shape:
                 raise RefusedError(
-                    f'the adapter changes "{printable(target)}" by {list(pair.shape)}, the tensor has {list(shape)}',
+                    f'the adapter changes "{printable(target)}" by {list(pair.shape)}, '
+                    f"the tensor has {list(shape)}",
                     where=str(self.path),
                     fix="use the base that the adapter was trained on",
                 )
@@ -125,7 +129,7 @@ class Adapter:
 
 
 class AdapterColumn:
-    """A bound adapter as a checkpoint over the tensors it touches: deltas of LoRA pairs, full values otherwise."""
+    """A bound adapter as a checkpoint over the tensors it touches: deltas of pairs, full values otherwise."""
 
     def __init__(self, adapter: Adapter, pairs: Mapping[str, Pair], full: Mapping[str, str]) -> None:
         """Take names of the base as `Adapter.bind` matched them."""
@@ -235,7 +239,7 @@ def refuse_foreign_lora(names: Iterable[str], where: str) -> None:
     found = [name for name in names if _FOREIGN.search(name)]
     if found:
         raise RefusedError(
-            f'{len(found)} tensors are LoRA factors (first "{printable(found[0], 80)}"), not weights of a model,',
+            f'{len(found)} tensors are LoRA factors (first "{printable(found[0], 80)}"), not a model,',
             where=where,
             fix=f"name a folder with {CONFIG} and {WEIGHTS}, as PEFT saves adapters",
         )
@@ -259,7 +263,7 @@ def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
 
 
 def _sort_tensors(specs: Mapping[str, Spec], where: str) -> tuple[dict[str, dict[str, Spec]], dict[str, str]]:
-    """Sort the file's tensors into factors by module ({module: {side: spec}}) and replaced tensors by base name."""
+    """Sort tensors into factors by module ({module: {side: spec}}) and replaced tensors by base name."""
     sides: dict[str, dict[str, Spec]] = {}
     full: dict[str, str] = {}
     unknown = []
@@ -270,12 +274,10 @@ def _sort_tensors(specs: Mapping[str, Spec], where: str) -> tuple[dict[str, dict
             unknown.append(name)
         elif found and bool(found["weight"]) != bool(found["kind"]):
             sides.setdefault(found["module"], {})[f"{found['kind'] or ''}{found['side']}"] = spec
-        elif ".lora_" in inner or "trainable_tokens" in inner or ".original_module." in inner:
-            unknown.append(name)
-        elif (target := _WRAPPERS.sub("", inner)) in full:
+        elif _NOT_FULL.search(inner) or _WRAPPERS.sub("", inner) in full:
             unknown.append(name)
         else:
-            full[target] = name
+            full[_WRAPPERS.sub("", inner)] = name
     if unknown:
         raise RefusedError(
             f"{len(unknown)} tensors are not of the LoRA layout that PEFT writes: "
@@ -292,7 +294,7 @@ def _pair(module: str, sides: Mapping[str, Spec], config: Mapping[str, Any], whe
     a, b = (sides.get(f"{'embedding_' if embedding else ''}{side}") for side in "AB")
     if a is None or b is None or len(sides) != 2:
         raise DamagedInputError(
-            f'module "{printable(module)}" has {printable(" and ".join(sorted(sides)))} of the two factors A and B',
+            f'module "{printable(module)}" has {" and ".join(sorted(sides))} of the two factors A and B',
             where=where,
             fix="save the adapter again",
         )
@@ -307,8 +309,8 @@ def _pair(module: str, sides: Mapping[str, Spec], config: Mapping[str, Any], whe
     flat = len(a.shape) >= 2 and len(b.shape) >= 2 and math.prod(b.shape[2:]) == 1
     if not flat or a.shape[0] != rank or b.shape[1] != rank:
         raise RefusedError(
-            f'the factors of module "{printable(module)}" have the shapes {list(a.shape)} and {list(b.shape)}, '
-            f"but the rank is {rank}",
+            f'the factors of module "{printable(module)}" have the shapes {list(a.shape)} and '
+            f"{list(b.shape)}, but the rank is {rank}",
             where=where,
             fix=f"check r and rank_pattern in {CONFIG}",
         )
@@ -318,7 +320,7 @@ def _pair(module: str, sides: Mapping[str, Spec], config: Mapping[str, Any], whe
 
 
 def _setting(config: Mapping[str, Any], patterns_key: str, key: str, module: str, where: str) -> float:
-    """Look a number up for one module: the first pattern that matches the end of its name, or the common value.
+    """Look a number up for one module: by the first pattern that matches, or the common value.
 
     PEFT's rule: a pattern is a regular expression for the whole name, or for what follows a dot in it.
     """

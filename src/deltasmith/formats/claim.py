@@ -8,13 +8,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltasmith.errors import RefusedError, printable
+from deltasmith.errors import RefusedError, ResourceError, printable
 from deltasmith.formats.system import resource_error, write_all
 
-__all__ = ["LOCK_SUFFIX", "Lock", "check_place", "resolve_output", "take_lock"]
+__all__ = ["LOCK_SUFFIX", "Lock", "check_place", "resolve_output", "sweep_lock", "take_lock"]
 
 LOCK_SUFFIX = ".partial.lock"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -161,8 +162,9 @@ def take_lock(out: Path) -> Lock:
             status = os.fstat(fd)
             if _identity(path) == (status.st_dev, status.st_ino):
                 note = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}) + "\n"
-                os.ftruncate(fd, 0)
-                write_all(fd, memoryview(note.encode()), 0)
+                with suppress(OSError):  # a full disk, perhaps: the note only helps others to word a message
+                    os.ftruncate(fd, 0)
+                    write_all(fd, memoryview(note.encode()), 0)
                 return Lock(path, fd, held)
         except OSError as cause:
             os.close(fd)
@@ -171,6 +173,13 @@ def take_lock(out: Path) -> Lock:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def sweep_lock(out: Path) -> None:
+    """Remove the lock file of a process that was killed just after it had renamed its folder to `out`."""
+    if out.with_name(out.name + LOCK_SUFFIX).exists():
+        with suppress(RefusedError, ResourceError):
+            take_lock(out).release()
 
 
 def _flock(fd: int, path: Path, out: Path) -> bool:

@@ -1,7 +1,7 @@
 """The SHA-256 of input files, for the manifest; a file that has not changed is not hashed twice.
 
-Hashes are remembered in the user's cache directory under the file's device, inode, size and both time stamps. A
-directory that cannot be used is simply not used.
+Hashes are remembered in the user's cache directory under the file's device, inode, size and both time stamps.
+A directory that cannot be used is simply not used.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class HashCache:
 
 
 def cache_path() -> Path | None:
-    """Return where hashes are remembered: deltasmith/sha256.json in XDG_CACHE_HOME or ~/.cache; None if homeless."""
+    """Name deltasmith/sha256.json in XDG_CACHE_HOME or ~/.cache, where hashes are kept; None if homeless."""
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "deltasmith" / "sha256.json" if Path(root).is_absolute() else None
     try:
@@ -86,14 +86,14 @@ def cache_path() -> Path | None:
 def blob_sha256(path: str | Path, nbytes: int) -> str | None:
     """Return the hash that a Hugging Face cache gives a file by its name, if its size is `nbytes`.
 
-    Large files lie in CACHE/models--…/blobs under the SHA-256 that the hub told; the download was checked against
-    its size only. So this takes the hub at its word: a bit that flipped on this disk is not seen.
+    Large files lie in CACHE/models--…/blobs under the SHA-256 that the hub told; the download was checked
+    against its size only. So this takes the hub at its word: a bit that flipped on this disk is not seen.
     """
-    here = Path(os.path.abspath(path))
+    here = Path.cwd() / path
     candidates = [here]
     try:
         if here.is_symlink():
-            # One step only: newer caches link blobs on to a shared store, whose names are hashes of another kind.
+            # One step only: newer caches link blobs on to a shared store, whose names are other hashes.
             candidates.append(Path(os.path.normpath(here.parent / here.readlink())))
         for blob in candidates:
             in_repository = blob.parent.name == "blobs" and blob.parent.parent.name.startswith("models--")
@@ -107,8 +107,8 @@ def blob_sha256(path: str | Path, nbytes: int) -> str | None:
 def sha256_of(path: str | Path, nbytes: int | None = None, cache: HashCache | None = None) -> str:
     """Return the SHA-256 of a regular file, in hex.
 
-    The file is read unless its hash is remembered for exactly its present state. With `nbytes`, the size that the
-    hub promised, a blob of the Hugging Face cache is taken at its word (see `blob_sha256`).
+    The file is read unless its hash is remembered for exactly its present state. With `nbytes`, the size that
+    the hub promised, a blob of the Hugging Face cache is taken at its word (see `blob_sha256`).
 
     Raises:
         DamagedInputError: the file cannot be read, or it changed while it was read.

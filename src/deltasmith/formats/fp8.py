@@ -1,15 +1,17 @@
-"""A view over checkpoints with fp8 weights: the weights multiplied by their scales, the scales gone.
+"""Quantised weights: a view that multiplies fp8 weights by their scales; packed kinds are refused by name.
 
-Knows block scales (DeepSeek's `weight_scale_inv`), one scale per tensor and one per row (`weight_scale`). A scale
-is always multiplied with, whatever its name says.
+Knows block scales (DeepSeek's `weight_scale_inv`), one scale per tensor and one per row (`weight_scale`). A
+scale is always multiplied with, whatever its name says.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +20,22 @@ from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 from deltasmith.table.dtypes import DTYPES
 
-__all__ = ["Dequantised", "dequantised"]
+__all__ = ["Dequantised", "dequantised", "refuse_packed_config", "refuse_packed_tensors", "without_fp8"]
 
 Shape = tuple[int, ...]
 
+_READ_FP8 = ("fp8", "compressed-tensors", "fbgemm_fp8", "modelopt", "finegrained_fp8")
+_PACKED = re.compile(
+    r"\.(qweight|qzeros|weight_packed|weight_zero_point|SCB)$"  # GPTQ, AWQ, compressed, bitsandbytes
+    r"|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)$"  # bitsandbytes 4-bit
+)
+_PACKED_FORMATS = (
+    "pack-quantized",
+    "int-quantized",
+    "marlin-24",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+)
 _SUFFIXES = ("_scale_inv", "_scale")
 _OF_ACTIVATIONS = ("input_scale", "activation_scale", "input_activation_scale", "output_scale")
 _KEPT_SCALES = 64
@@ -39,8 +53,8 @@ class _Scaled:
 def dequantised(checkpoint: Checkpoint, where: str, block: tuple[int, int] = (128, 128)) -> Checkpoint:
     """Multiply every fp8 weight by its scales; return the checkpoint itself when it has no fp8 weights.
 
-    `block` is (rows, columns) of one block scale, `weight_block_size` of the configuration. Scales of activations
-    that stand beside an fp8 weight go too: they mean nothing to a bfloat16 model.
+    `block` is (rows, columns) of one block scale, `weight_block_size` of the configuration. Scales of
+    activations that stand beside an fp8 weight go too: they mean nothing to a bfloat16 model.
 
     Raises:
         RefusedError: fp8 weights without scales, all of them named.
@@ -97,7 +111,7 @@ class Dequantised:
             self._multiply(name, start, out)
 
     def raw(self, name: str, start: int, stop: int) -> bytes | bytearray | memoryview:
-        """Return the bytes of elements [start, stop) in the type the specs tell: fp8 is rounded to bfloat16."""
+        """Return the bytes of elements [start, stop) in the type of the specs; fp8 is rounded to bfloat16."""
         self.specs[name]
         if name not in self._pairs:
             return self._inner.raw(name, start, stop)
@@ -145,6 +159,64 @@ class Dequantised:
         return values
 
 
+def refuse_packed_config(config: Mapping[str, Any] | None, where: str) -> None:
+    """Refuse a configuration that tells of weights in a packed form."""
+    quantization = _quantization(config)
+    bits = any(quantization.get(key) for key in ("load_in_4bit", "load_in_8bit"))
+    method = str(quantization.get("quant_method", "bitsandbytes" if bits else "")).lower()
+    packed = str(quantization.get("format")) in _PACKED_FORMATS
+    if (method and method not in _READ_FP8) or packed:
+        raise RefusedError(
+            f"the weights are quantised by {printable(method, 60)}, which cannot be merged,",
+            where=where,
+            fix="use the unquantised model",
+        )
+
+
+def refuse_packed_tensors(specs: Mapping[str, Spec], where: str) -> None:
+    """Refuse tensors whose names show a packed form, whatever the configuration says."""
+
+    def is_packed(name: str) -> bool:
+        scaled = f"{name}_scale" in specs or f"{name}_scale_inv" in specs
+        blocks = name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in specs  # MXFP4
+        return bool(_PACKED.search(name)) or blocks or (scaled and not specs[name].dtype.floating)
+
+    packed = [name for name in specs if is_packed(name)]
+    if packed:
+        raise RefusedError(
+            f"{len(packed)} tensors are packed quantised weights, first {printable(', '.join(packed[:3]))},",
+            where=where,
+            fix="use the unquantised model",
+        )
+
+
+def without_fp8(
+    checkpoint: Checkpoint, where: str, config: Mapping[str, Any] | None
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Put the fp8 view over a checkpoint that needs it, with a warning that says so."""
+    view = dequantised(checkpoint, where, _block_size(config))
+    if not isinstance(view, Dequantised):
+        return checkpoint, ()
+    return view, (f"fp8 weights are read as bfloat16; {len(view.dropped)} scale tensors go away",)
+
+
+def _quantization(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the quantisation part of a configuration, empty if there is none."""
+    for key in ("quantization_config", "compression_config"):
+        found = (config or {}).get(key)
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _block_size(config: Mapping[str, Any] | None) -> tuple[int, int]:
+    """Return the rows and columns of one block scale, 128 × 128 if the configuration does not tell."""
+    size = _quantization(config).get("weight_block_size")
+    if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
+        return size[0], size[1]
+    return 128, 128
+
+
 def _matrix(shape: Shape) -> tuple[int, int]:
     """Return (rows, columns) of the last two dimensions, 1 for those missing."""
     return (1, 1, *shape)[-2], (1, 1, *shape)[-1]
@@ -157,14 +229,15 @@ def _coverage(weight: Spec, scale: Spec, block: tuple[int, int], where: str) -> 
     if scale.size == 1:
         return max(1, height), max(1, width)
     if scale.shape == (*lead, -(-height // block[0]), -(-width // block[1])):
-        return block
+        return min(block[0], max(1, height)), min(block[1], max(1, width))
     if len(weight.shape) >= 2 and scale.shape in ((*lead, height, 1), (*lead, height)):
         return 1, max(1, width)
     if lead and scale.shape in (lead, (*lead, 1), (*lead, 1, 1)):
         return max(1, height), max(1, width)
     raise DamagedInputError(
-        f'the scale "{printable(scale.name)}" has shape {list(scale.shape)}, which fits neither {list(weight.shape)} '
-        f'of "{printable(weight.name)}" nor its rows nor its blocks of {block[0]} × {block[1]}',
+        f'the scale "{printable(scale.name)}" of shape {list(scale.shape)} fits neither '
+        f'"{printable(weight.name)}" of shape {list(weight.shape)}, nor its rows, nor its blocks of '
+        f"{block[0]} × {block[1]}",
         where=where,
         fix="check weight_block_size in config.json",
     )

@@ -1,7 +1,8 @@
 """Hugging Face model folders: one checkpoint over all shards, the configuration, and what else lies there.
 
-Nothing in the folder is trusted: not the names in the index, not the links, not the configuration. No code of the
-folder is ever run. Packed quantised weights are refused by name; fp8 weights with scales are multiplied out.
+Nothing in the folder is trusted: not the names in the index, not the links, not the configuration. No code of
+the folder is ever run. Packed quantised weights are refused by name; fp8 weights with scales are multiplied
+out.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltasmith.errors import DamagedInputError, RefusedError, printable
-from deltasmith.formats.fp8 import Dequantised, dequantised
+from deltasmith.errors import DamagedInputError, printable
+from deltasmith.formats.fp8 import refuse_packed_config, refuse_packed_tensors, without_fp8
 from deltasmith.formats.json_file import read_json_object
 from deltasmith.formats.npz import NpzFile
 from deltasmith.formats.safetensors_reader import Files, SafetensorsFile
@@ -38,18 +39,6 @@ INDEX = "model.safetensors.index.json"
 _MAX_INDEX = 64 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _PLAIN = re.compile(r"[^/\\:\x00]+\.safetensors")
-_READ_FP8 = ("fp8", "compressed-tensors", "fbgemm_fp8", "modelopt", "finegrained_fp8")
-_PACKED = re.compile(
-    r"\.(qweight|qzeros|weight_packed|weight_zero_point|SCB)$"  # GPTQ, AWQ, compressed-tensors, bitsandbytes 8-bit
-    r"|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)$"  # bitsandbytes 4-bit
-)
-_PACKED_FORMATS = (
-    "pack-quantized",
-    "int-quantized",
-    "marlin-24",
-    "nvfp4-pack-quantized",
-    "mxfp4-pack-quantized",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,8 @@ class _Index:
 class Folder:
     """A model folder: its checkpoint, its configuration, and the names of all other files.
 
-    `others` are the regular files beside the weights and the index, sorted: tokenizer, templates, licences, code.
+    `others` are the regular files beside the weights and the index, sorted: tokenizer, templates, licences,
+    code.
     """
 
     path: Path
@@ -141,27 +131,28 @@ class ShardedCheckpoint:
 
 
 def open_folder(path: str | Path) -> Folder:
-    """Open a model folder: check its index, every shard's header, and its configuration, without reading values.
+    """Open a model folder: check its index, every shard's header, and its configuration; read no values.
 
     The index is followed where there is one; `config` is None (and a warning given) without a config.json.
 
     Raises:
-        DamagedInputError: no folder, no weights, shards missing (all are listed) or damaged, an index that names
+        DamagedInputError: no folder, no weights, shards missing (all are listed) or damaged, an index that
+        names
             files outside the folder or disagrees with the shards, a configuration that is not JSON.
         RefusedError: packed quantised weights, or fp8 weights without scales.
     """
     root = Path(path)
     names = _list_files(root)
     config = read_json_object(within(root, "config.json")) if "config.json" in names else None
-    _refuse_packed_config(config, str(root))
+    refuse_packed_config(config, str(root))
     warnings = _code_warnings(config, names)
     weights, index = _find_weights(root, names, warnings)
     shards = _open_shards(root, weights)
     checkpoint: Checkpoint = shards[0] if index is None else ShardedCheckpoint(shards, str(root))
     if index is not None:
         _check_index(root, index, shards, warnings)
-    _refuse_packed_names(checkpoint.specs, str(root))
-    checkpoint, notes = _without_fp8(checkpoint, str(root), config)
+    refuse_packed_tensors(checkpoint.specs, str(root))
+    checkpoint, notes = without_fp8(checkpoint, str(root), config)
     warnings += notes
     others = _safe_others(root, names, warnings)
     return Folder(root, checkpoint, config, others, tuple(warnings), shards)
@@ -192,19 +183,9 @@ def open_single(path: str | Path) -> SingleFile:
             fix=kind[1] if kind else "name a model folder, a .safetensors or an .npz file",
         )
     file = SafetensorsFile(path)
-    _refuse_packed_names(file.specs, where)
-    checkpoint, warnings = _without_fp8(file, where, None)
+    refuse_packed_tensors(file.specs, where)
+    checkpoint, warnings = without_fp8(file, where, None)
     return SingleFile(checkpoint, file, warnings)
-
-
-def _without_fp8(
-    checkpoint: Checkpoint, where: str, config: Mapping[str, Any] | None
-) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Put the fp8 view over a checkpoint that needs it, with a warning that says so."""
-    view = dequantised(checkpoint, where, _block_size(config))
-    if not isinstance(view, Dequantised):
-        return checkpoint, ()
-    return view, (f"fp8 weights are read as bfloat16; {len(view.dropped)} scale tensors go away",)
 
 
 def _list_files(root: Path) -> list[str]:
@@ -282,7 +263,7 @@ def _open_shards(root: Path, weights: list[str]) -> tuple[SafetensorsFile, ...]:
 
 
 def within(root: Path, name: str) -> str:
-    """Return the real path of a folder's file; a link may lead within the folder or its own download cache only.
+    """Return the real path of a folder's file; a link may lead only within the folder or its own cache.
 
     Raises:
         DamagedInputError: the link leads elsewhere.
@@ -298,10 +279,10 @@ def within(root: Path, name: str) -> str:
 
 
 def _allowed(root: str, real: str) -> bool:
-    """Tell whether a real path lies in the folder, in the blobs of its cached repository, or the shared blobs.
+    """Tell whether a real path lies in the folder, in its cached repository's blobs, or in shared blobs.
 
-    A cached repository is CACHE/models--OWNER--NAME with snapshots/REVISION beside blobs; newer caches keep blobs
-    that repositories share in CACHE/blobs/XX/HASH.
+    A cached repository is CACHE/models--OWNER--NAME with snapshots/REVISION beside blobs; newer caches keep
+    blobs that repositories share in CACHE/blobs/XX/HASH.
     """
     if os.path.commonpath([root, real]) == root:
         return True
@@ -364,54 +345,6 @@ def _code_warnings(config: Mapping[str, Any] | None, names: list[str]) -> list[s
     if code := [n for n in names if n.endswith(".py")]:
         warnings.append(f"the folder holds code that is never run here: {', '.join(code[:10])}")
     return [printable(warning, 600) for warning in warnings]
-
-
-def _quantization(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the quantisation part of a configuration, empty if there is none."""
-    for key in ("quantization_config", "compression_config"):
-        found = (config or {}).get(key)
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _refuse_packed_config(config: Mapping[str, Any] | None, where: str) -> None:
-    """Refuse a configuration that tells of weights in a packed form."""
-    quantization = _quantization(config)
-    bits = any(quantization.get(key) for key in ("load_in_4bit", "load_in_8bit"))
-    method = str(quantization.get("quant_method", "bitsandbytes" if bits else "")).lower()
-    packed = str(quantization.get("format")) in _PACKED_FORMATS
-    if (method and method not in _READ_FP8) or packed:
-        raise RefusedError(
-            f"the weights are quantised by {printable(method, 60)}, which cannot be merged,",
-            where=where,
-            fix="use the unquantised model",
-        )
-
-
-def _refuse_packed_names(specs: Mapping[str, Spec], where: str) -> None:
-    """Refuse tensors whose names show a packed form, whatever the configuration says."""
-
-    def is_packed(name: str) -> bool:
-        scaled = f"{name}_scale" in specs or f"{name}_scale_inv" in specs
-        blocks = name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in specs  # MXFP4
-        return bool(_PACKED.search(name)) or blocks or (scaled and not specs[name].dtype.floating)
-
-    packed = [name for name in specs if is_packed(name)]
-    if packed:
-        raise RefusedError(
-            f"{len(packed)} tensors are packed quantised weights, first {printable(', '.join(packed[:3]))},",
-            where=where,
-            fix="use the unquantised model",
-        )
-
-
-def _block_size(config: Mapping[str, Any] | None) -> tuple[int, int]:
-    """Return the rows and columns of one block scale, 128 × 128 if the configuration does not tell."""
-    size = _quantization(config).get("weight_block_size")
-    if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
-        return size[0], size[1]
-    return 128, 128
 
 
 def _safe_others(root: Path, names: list[str], warnings: list[str]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class Resolved:
     """Where a source lies on this machine, what to call it, and which commit it is.
 
-    `name` is the hub's id, or the last part of a local path: never an absolute path. `revision` is a commit of the
-    hub, None for local paths.
+    `name` is the hub's id, or the last part of a local path: never an absolute path. `revision` is a commit
+    of the hub, None for local paths.
     """
 
     path: Path
@@ -56,23 +55,23 @@ def looks_like_id(source: str) -> bool:
 def resolve(source: str, relative_to: Path | None = None, *, offline: bool = False) -> Resolved:
     """Find a model: a local path, which wins, or else a repository of the hub, fetched if need be.
 
-    Relative paths start at `relative_to` (default: the working directory). With `offline`, only what the cache
-    holds is used.
+    Relative paths start at `relative_to` (default: the working directory). With `offline`, only what the
+    cache holds is used.
 
     Raises:
         DamagedInputError: there is no such path, and no such repository could be fetched.
     """
-    local = _local(source, relative_to if relative_to is not None else Path())
+    local = _local(source, relative_to if relative_to is not None else Path()) if source else None
     if local is not None:
         return Resolved(local, _own_name(local))
     if not looks_like_id(source):
         raise DamagedInputError(
             "there is no such file or folder",
-            where=source,
+            where=source or "an empty name",
             fix="check the path; models on the hub are named owner/name",
         )
     found = _ID.fullmatch(source)
-    assert found is not None  # noqa: S101 - looks_like_id has seen it match
+    assert found is not None  # looks_like_id has seen it match
     folder = _fetch(found["id"], found["revision"], offline)
     commit = folder.name if _COMMIT.fullmatch(folder.name) else None
     return Resolved(folder, found["id"], commit)
@@ -82,7 +81,7 @@ def _local(source: str, relative_to: Path) -> Path | None:
     """Return the path that `source` names, or None if nothing is there."""
     try:
         path = relative_to / Path(source).expanduser()
-        os.stat(path)
+        path.stat()
     except (FileNotFoundError, NotADirectoryError, RuntimeError):  # RuntimeError: no home for ~
         return None
     except (OSError, ValueError) as cause:

@@ -96,6 +96,7 @@ class Journal:
                 fresh.replace(path)
             except BaseException:
                 os.close(fd)
+                fresh.unlink(missing_ok=True)
                 raise
         except OSError as cause:
             raise resource_error(cause, path) from cause

@@ -1,7 +1,7 @@
 """Checkpoints in .npz files: a zip of .npy members, none of which may hold Python objects.
 
-A stored member is read piece by piece where it lies. A deflated one, or one in Fortran order, has to be unpacked
-whole: that is done once and kept while there is room.
+A stored member is read piece by piece where it lies. A deflated one, or one in Fortran order, has to be
+unpacked whole: that is done once and kept while there is room.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _BROKEN = (
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One array: its spec, its zip entry, the length of its .npy header, and where its values lie if stored."""
+    """One array: spec, zip entry, length of the .npy header, and where its values lie if stored."""
 
     spec: Spec
     entry: zipfile.ZipInfo
@@ -69,7 +69,8 @@ class NpzFile:
         """Read the directory of the zip and the header of every member, checking that sizes agree.
 
         Raises:
-            DamagedInputError: no zip file, encrypted or oddly compressed members, Python objects, big-endian or
+            DamagedInputError: no zip file, encrypted or oddly compressed members, Python objects, big-endian
+            or
                 unknown element types, names twice, sizes that disagree.
         """
         self.path = str(path)
@@ -92,7 +93,7 @@ class NpzFile:
         return (SourceFile(Path(self.path).name, self.path, self.identity.nbytes),)
 
     def read(self, name: str, start: int, out: Floats) -> None:
-        """Decode elements [start, start + out.size) of a floating tensor, row-major, into float32 `out` (1-D)."""
+        """Decode elements [start, start + out.size) of a floating tensor into float32 `out` (1-D)."""
         spec = self._members[name].spec
         if not spec.dtype.floating:
             raise ValueError(f"tensor {name} is {spec.dtype} and is never turned into float32")

@@ -1,4 +1,4 @@
-"""What a recipe calls a model, opened: a folder, an adapter, a single file, here or on the hub. Headers only."""
+"""What a recipe calls a model, opened: a folder, an adapter, a single file, here or on the hub."""
 
 from __future__ import annotations
 
@@ -56,11 +56,13 @@ def open_model(source: str, relative_to: Path | None = None, *, offline: bool = 
     """Open whatever `source` names, without reading a value.
 
     A model folder, a folder with a PEFT adapter, a .safetensors or .npz file, or owner/name[@revision] on the
-    hub. Relative paths start at `relative_to` (default: the working directory); a local path wins over the hub.
+    hub. Relative paths start at `relative_to` (default: the working directory); a local path wins over the
+    hub.
 
     Raises:
         DamagedInputError: nothing is there, or it is damaged, unsafe or of an unsupported kind.
-        RefusedError: packed quantised weights, adapters other than plain LoRA, a model and an adapter in one folder.
+        RefusedError: packed quantised weights, adapters other than plain LoRA, a model and an adapter in one
+        folder.
     """
     found = resolve(source, relative_to, offline=offline)
     if not found.path.is_dir():

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deltasmith.errors import DeltasmithError, RefusedError, ResourceError, printable
-from deltasmith.formats.claim import Lock, check_place, resolve_output, take_lock
+from deltasmith.formats.claim import Lock, check_place, resolve_output, sweep_lock, take_lock
 from deltasmith.formats.hashing import hash_file_range
 from deltasmith.formats.journal import Journal, replay
 from deltasmith.formats.layout import INDEX_NAME, Layout, Shard
@@ -82,7 +82,11 @@ class Output:
         permission).
         """
         out = resolve_output(Path(out))
-        check_place(out, inputs, overwrite=overwrite)
+        try:
+            check_place(out, inputs, overwrite=overwrite)
+        except RefusedError:
+            sweep_lock(out)
+            raise
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as cause:
@@ -174,7 +178,11 @@ class Output:
         return (*_remove(self._replaced), *_remove(self.partial))
 
     def _move_in(self) -> None:
-        """Rename the partial folder, less its journal, to OUT; put the journal back if that fails."""
+        """Rename the partial folder, less its journal, to OUT; put the journal back if that fails.
+
+        Killed between the two, a run has to be repeated from the beginning: that is the price for never showing a
+        journal in OUT, and for never mistaking an old model, swapped out, for a half-written new one.
+        """
         journal = self.partial / JOURNAL_NAME
         lines = journal.read_bytes()
         journal.unlink()
@@ -198,7 +206,6 @@ class Output:
             if not same:
                 self._finished.clear()
                 raise ResourceError("the file was changed by someone else", where=printable(os.fspath(path)))
-        self._close_shards()
 
     def _swap(self) -> None:
         """Rename the partial folder to OUT; an old OUT stays complete until the new one is in its place."""
@@ -228,12 +235,9 @@ class Output:
         self._lock.release()
 
     def _close_files(self) -> None:
-        self._close_shards()
-        self._journal.close()
-
-    def _close_shards(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
+        self._journal.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
-"""The header of a safetensors file: parsed strictly, so that no two readers can disagree on what the file holds.
+"""The header of a safetensors file: parsed strictly, so that no two readers can disagree on it.
 
-Stricter than the reference implementation: no duplicate keys, no unknown keys, `{` first, printable names. Decided
-here: `"__metadata__": null` means no metadata; tensors of size zero may share an offset; trailing JSON white space
-is padding.
+Stricter than the reference implementation: no duplicate keys, no unknown keys, `{` first, printable names.
+Decided here: `"__metadata__": null` means no metadata; tensors of size zero may share an offset; trailing
+JSON white space is padding.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def parse_header(text: bytes, nbytes: int, where: str) -> Header:
     """Check a header (without its 8-byte length) against a file of `nbytes` bytes, and return what it tells.
 
     Raises:
-        DamagedInputError: anything at all is wrong: JSON, names, types, dimensions, offsets, holes, overlaps, bytes
+        DamagedInputError: anything at all is wrong: JSON, names, types, dimensions, offsets, holes, overlaps,
+        bytes
             missing at the end or left over. Nothing else is ever raised.
     """
     entries = _parse_json(text, where)
@@ -95,7 +96,7 @@ def parse_header(text: bytes, nbytes: int, where: str) -> Header:
 
 
 def check_name(name: str, where: str) -> None:
-    """Refuse a tensor name that is empty, too long, unprintable, or made to be mistaken for a path outside."""
+    """Refuse a tensor name that is empty, too long, unprintable, or could be taken for a path outside."""
     if not name or not name.isprintable():
         problem = "a tensor has an empty name" if not name else f'the tensor name "{name}" is not printable'
     elif len(name) > _MAX_NAME or len(name.encode()) > _MAX_NAME:
@@ -228,8 +229,8 @@ def _check_ranges(located: list[tuple[int, int, Spec]], payload: int, where: str
     if payload < position:
         last = next(spec.name for _, end, spec in located if end > payload)
         raise DamagedInputError(
-            f"the file is truncated: {position} bytes of tensors announced, {max(0, payload)} there; the first "
-            f'incomplete tensor is "{printable(last)}"',
+            f"the file is truncated: {position} bytes of tensors announced, {max(0, payload)} there; the "
+            f'first incomplete tensor is "{printable(last)}"',
             where=where,
             fix=_FETCH,
         )

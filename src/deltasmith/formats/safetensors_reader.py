@@ -1,4 +1,4 @@
-"""Checkpoints over safetensors files: positioned reads into reused buffers, then decoding. Nothing is ever mapped.
+"""Checkpoints over safetensors files: positioned reads into reused buffers, then decoding. Nothing is mapped.
 
 A mapped file that shrinks kills the process with SIGBUS; a positioned read merely comes back short.
 """
@@ -48,8 +48,8 @@ class Identity:
 class Files:
     """A few open descriptors and one scratch buffer per thread, shared by all files of a checkpoint.
 
-    At most `limit` descriptors stay open (more only while more threads than that read at once); the one unused
-    for longest is closed first. May be used from any number of threads.
+    At most `limit` descriptors stay open (more only while more threads than that read at once); the one
+    unused for longest is closed first. May be used from any number of threads.
     """
 
     def __init__(self, limit: int = 64) -> None:
@@ -137,7 +137,7 @@ class SafetensorsFile:
         return self.header.metadata
 
     def read(self, name: str, start: int, out: Floats) -> None:
-        """Decode elements [start, start + out.size) of a floating tensor, row-major, into float32 `out` (1-D).
+        """Decode elements [start, start + out.size) of a floating tensor into float32 `out` (1-D).
 
         Raises:
             DamagedInputError: the file has shrunk, was replaced, or cannot be read.
@@ -214,8 +214,8 @@ class SafetensorsFile:
     def _cut_off(self, position: int, missing: int, name: str) -> DamagedInputError:
         """Describe a file that ends where it had bytes before."""
         return DamagedInputError(
-            f'the file ended at byte {position} while tensor "{printable(name)}" was read, {missing} bytes early '
-            f"({self.identity.nbytes} bytes when it was opened)",
+            f'the file ended at byte {position} while tensor "{printable(name)}" was read, {missing} bytes '
+            f"early ({self.identity.nbytes} bytes when it was opened)",
             where=self.path,
             fix=_CHANGED,
         )
@@ -236,7 +236,7 @@ def refuse_changed(path: str, identity: Identity) -> None:
         DamagedInputError: naming the file and what is different.
     """
     try:
-        now = Identity.of(os.stat(path))
+        now = Identity.of(Path(path).stat())
     except OSError as cause:
         raise DamagedInputError(
             f"the file vanished while it was read ({cause.strerror})", where=path, fix=_CHANGED

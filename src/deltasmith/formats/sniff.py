@@ -43,7 +43,9 @@ def open_regular(path: str | Path) -> int:
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        _refuse_special(os.stat(path).st_mode, path)  # first, because merely opening some devices does things
+        _refuse_special(
+            Path(path).stat().st_mode, path
+        )  # first, because merely opening some devices does things
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as cause:
         raise DamagedInputError(_reason(cause), where=str(path), fix=_remedy(cause)) from cause
@@ -67,7 +69,7 @@ def read_head(path: str | Path, count: int = 512) -> bytes:
 
 
 def what_it_is(head: bytes) -> tuple[str, str] | None:
-    """Name the kind of a file that is not safetensors and what to do about it, or None if its head tells nothing.
+    """Name the kind of a file that is not safetensors, and a remedy; None if its head tells nothing.
 
     >>> what_it_is(b"version https://git-lfs.github.com/spec/v1")
     ('a Git-LFS pointer', 'run git lfs pull')

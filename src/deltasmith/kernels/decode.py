@@ -1,7 +1,8 @@
 """From stored bytes to float32, and from low-rank factors to rows; finding what is not finite. No files here.
 
-Every loop is written so that the value of an element depends on that element alone: neither the length of a piece
-nor where it begins changes a bit of the result. Little-endian machines only, as everything numba compiles for.
+Every loop is written so that the value of an element depends on that element alone: neither the length of a
+piece nor where it begins changes a bit of the result. Little-endian machines only, as everything numba
+compiles for.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ _HALF_BIAS = np.float32(2.0**112)  # between the exponent biases of float32 (127
 def decode(dtype_name: str, raw: Bytes, out: Floats) -> None:
     """Widen or round the stored little-endian elements in `raw` to float32, into `out`.
 
-    `raw` is 1-D uint8 of `out.size` elements' bytes, of any alignment; `out` is 1-D and contiguous. float64 is
-    rounded to nearest even and becomes infinite beyond 3.4e38 (and is then found by `count_nonfinite`); all other
-    types are exact, with -0.0, subnormals, infinities and NaNs kept (payloads too, but for float64 and fp8).
+    `raw` is 1-D uint8 of `out.size` elements' bytes, of any alignment; `out` is 1-D and contiguous. float64
+    is rounded to nearest even and becomes infinite beyond 3.4e38 (and is then found by `count_nonfinite`);
+    all other types are exact, with -0.0, subnormals, infinities and NaNs kept (payloads too, but for float64
+    and fp8).
 
     Raises:
         ValueError: `dtype_name` is no floating type, or the sizes do not agree.
@@ -61,7 +63,7 @@ def decode(dtype_name: str, raw: Bytes, out: Floats) -> None:
 
 
 def count_nonfinite(x: Floats) -> int:
-    """Count the elements of 1-D float32 `x` that are infinite or NaN (signalling ones included); 0 when empty."""
+    """Count the elements of 1-D float32 `x` that are infinite or NaN, signalling ones included."""
     return int(_count_nonfinite(x.view(np.uint32)))
 
 
@@ -73,8 +75,9 @@ def first_nonfinite(x: Floats) -> int:
 def expand_low_rank(left: Floats, right: Floats, scaling: float, start: int, out: Floats) -> None:
     """Write elements [start, start + out.size) of scaling · left @ right, row-major, into 1-D `out`.
 
-    `left` is (rows, r), `right` is (r, columns), both C-contiguous float32. Products are added in the order of r
-    in float32 and scaled once at the end. A BLAS would add in an order that depends on the shape of the piece.
+    `left` is (rows, r), `right` is (r, columns), both C-contiguous float32. Products are added in the order
+    of r in float32 and scaled once at the end. A BLAS would add in an order that depends on the shape of the
+    piece.
     """
     _expand_low_rank(left, right, np.float32(scaling), start, out)
 
@@ -101,7 +104,8 @@ def _widen_float16(stored: Halves, bits: Bits, out: Floats) -> None:
     """Move the magnitude bits into place, mend the exponent by a multiplication, then put the sign back.
 
     `bits` and `out` are one piece of memory. The multiplication is by a power of two and exact, subnormals
-    included; infinities and NaNs (exponent 31) get their exponent filled afterwards. Eight times numpy's speed.
+    included; infinities and NaNs (exponent 31) get their exponent filled afterwards. Eight times numpy's
+    speed.
     """
     for i in range(stored.size):
         bits[i] = (np.uint32(stored[i]) & np.uint32(0x7FFF)) << np.uint32(13)
@@ -132,7 +136,7 @@ def _count_nonfinite(bits: Bits) -> int:
 
 @njit(nogil=True, cache=True)
 def _first_nonfinite(bits: Bits) -> int:
-    """Count first: that loop does not branch and is vectorised, and nearly always finds nothing to look for."""
+    """Count first: that loop is vectorised, and nearly always finds that there is nothing to look for."""
     if _count_nonfinite(bits) > 0:
         for i in range(bits.size):
             if (bits[i] & np.uint32(0x7F800000)) == np.uint32(0x7F800000):

@@ -24,31 +24,39 @@ _SIGNLESS = np.uint32(0x7FFFFFFF)
 def histogram(
     scores: Floats,
     low: int,
+    span: int,
     shift: int,
     bins: npt.NDArray[np.uint32],
     slots: npt.NDArray[np.int8],
     tied: npt.NDArray[np.int64],
+    inside: npt.NDArray[np.uint32],
 ) -> int:
-    """Count |score| bit patterns: bins[(bits - low) >> shift] += 1 inside the bracket; return how many lie above.
+    """Count |score| patterns in [low, low + span): bins[(bits - low) >> shift] += 1; return how many lie above.
 
-    `slots[bin]` >= 0 names a candidate whose occurrences are counted apart in `tied`, for tie-breaking.
+    `slots[bin]` >= 0 names a value whose occurrences are counted apart in `tied`, for tie-breaking. `inside` is
+    scratch with room for one more than `scores`. The two loops over all scores have no branch that depends on the
+    data: which of them are large is as good as random, and a mispredicted branch costs more than both loops.
     """
-    width = np.uint32(bins.size)
-    base = np.uint32(low)
-    right = np.uint32(shift)
-    above = 0
     bits = scores.view(np.uint32)
+    mask = np.uint32(0x7FFFFFFF)
+    base = np.uint32(low)
+    width = np.uint32(span)
+    end = np.uint32(low + span)
+    above = np.uint32(0)
     for i in range(bits.size):
-        b = bits[i] & np.uint32(0x7FFFFFFF)
-        if b >= base:
-            index = np.uint32((b - base) >> right)
-            if index < width:
-                bins[index] += np.uint32(1)
-                slot = slots[index]
-                if slot >= 0:
-                    tied[slot] += 1
-            else:
-                above += 1
+        above += np.uint32((bits[i] & mask) >= end)
+    count = 0
+    for i in range(bits.size):
+        offset = (bits[i] & mask) - base  # wraps around below the bracket, to beyond its width
+        inside[count] = offset
+        count += offset < width
+    right = np.uint32(shift)
+    for j in range(count):
+        index = inside[j] >> right
+        bins[index] += np.uint32(1)
+        slot = slots[index]
+        if slot >= 0:
+            tied[slot] += 1
     return above
 
 

@@ -274,11 +274,12 @@ def _write_json(path: Path, value: Any) -> None:
 
 def write_model(folder: Path, params: Mapping[str, Tensor], shape: Shape, tokenizer: CharTokenizer) -> None:
     """Write `params` in bfloat16 as a Hugging Face folder, with its config and tokenizer files."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True)
     rounded = {name: value.bfloat16() for name, value in params.items()}
-    save_file(rounded, folder / "model.safetensors", {"format": "pt"})
+    # Not save_file: it would leave a file that only its owner can read.
+    (folder / "model.safetensors").write_bytes(save(rounded, {"format": "pt"}))
     _write_json(folder / "config.json", shape.config(len(tokenizer.vocab)))
     _write_json(
         folder / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}

@@ -91,5 +91,6 @@ class Emr(Merge):
     def apply(self, cells: Floats, place: Place, found: Found) -> Floats:
         """Return λ·M·τ of the tile."""
         scale = np.float32(RESCALERS[self.rescaler](found.shared[0]))
-        rebuilt: Floats = masked(votes.unify(cells, place.weights), self._own(cells, place)) * scale
-        return rebuilt
+        return np.asarray(
+            masked(votes.unify(cells, place.weights), self._own(cells, place)) * scale, np.float32
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import ClassVar
 
+import numpy as np
+
 from deltasmith.errors import RecipeError
 from deltasmith.operation.protocols import Found, Merge, Place, Space
 from deltasmith.table.checkpoint import Floats
@@ -35,5 +37,4 @@ class Passthrough(Merge):
 
     def apply(self, cells: Floats, place: Place, found: Found) -> Floats:
         """Return a copy of that model's tile."""
-        copy: Floats = cells[column_of(place, self.model)].copy()
-        return copy
+        return np.array(cells[column_of(place, self.model)], np.float32)

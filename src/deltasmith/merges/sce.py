@@ -23,8 +23,16 @@ _LEAST = np.float32(1e-6)
 
 def variance(cells: Sequence[Floats], place: Place) -> Floats:
     """Return the population variance over the models at every position, as a flat float32 array."""
-    stacked = np.stack([cell.reshape(-1) for cell in cells]).astype(np.float64)
-    spread: Floats = stacked.var(axis=0).astype(np.float32)
+    rows = [cell.reshape(-1) for cell in cells]
+    mean = np.zeros(rows[0].size, np.float64)
+    for row in rows:
+        mean += row
+    mean /= len(rows)
+    total = np.zeros_like(mean)
+    for row in rows:
+        off = row - mean
+        total += off * off
+    spread: Floats = (total / len(rows)).astype(np.float32)
     return spread
 
 

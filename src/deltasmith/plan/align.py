@@ -51,7 +51,8 @@ def align(base: Checkpoint | None, columns: Sequence[Column], wishes: Wishes) ->
     specs = {name: spec for name, spec in specs.items() if name not in dropped}
     _refuse_misfits(specs, columns, wishes, home, dropped, notes)
     depths = Depths.of(specs)
-    rows = tuple(_row(spec, columns, wishes, home, depths) for spec in _sorted(specs))
+    sites = _Sites()
+    rows = tuple(_row(spec, columns, wishes, home, depths, sites) for spec in _sorted(specs))
     merged = sum(row.action == "merge" for row in rows)
     if not merged:
         raise RefusedError(f"no tensor is merged: where: {wishes.where!r} matches none", fix="widen `where`")
@@ -156,7 +157,19 @@ def _vocabulary_hint(spec: Spec, other: Spec) -> str:
     )
 
 
-def _row(spec: Spec, columns: Sequence[Column], wishes: Wishes, home: str, depths: Depths) -> Row:
+class _Sites(dict[tuple[int, int, Edit | Merge], Site]):
+    """One site per operation: equal operations of different tensors are the same site."""
+
+    def of(self, column: int, position: int, record: Edit | Merge) -> Site:
+        key = (column, position, record)
+        if key not in self:
+            self[key] = Site(column, position, record)
+        return self[key]
+
+
+def _row(
+    spec: Spec, columns: Sequence[Column], wishes: Wishes, home: str, depths: Depths, sites: _Sites
+) -> Row:
     if not spec.dtype.floating:
         return Row(spec, "copy", home, "integer and boolean tensors are not merged")
     out = spec if wishes.dtype == "base" else Spec(spec.name, spec.shape, DTYPES[wishes.dtype])
@@ -167,9 +180,9 @@ def _row(spec: Spec, columns: Sequence[Column], wishes: Wishes, home: str, depth
     def number(value: object) -> float:
         return _number(value, spec.name, depth)
 
-    edits = tuple(_sites(i, column, spec.name, depth) for i, column in enumerate(columns))
-    merge = Site(-1, 0, _resolved(wishes.merge, spec.name, depth))
-    reach = max((site.record.reach for sites in (*edits, (merge,)) for site in sites), key=_REACHES.index)
+    edits = tuple(_edits(i, column, spec.name, depth, sites) for i, column in enumerate(columns))
+    merge = sites.of(-1, 0, _resolved(wishes.merge, spec.name, depth))
+    reach = max((site.record.reach for group in (*edits, (merge,)) for site in group), key=_REACHES.index)
     return Row(
         out,
         "merge",
@@ -184,10 +197,10 @@ def _row(spec: Spec, columns: Sequence[Column], wishes: Wishes, home: str, depth
     )
 
 
-def _sites(index: int, column: Column, name: str, depth: float) -> tuple[Site, ...]:
+def _edits(index: int, column: Column, name: str, depth: float, sites: _Sites) -> tuple[Site, ...]:
     rules = enumerate(column.edits)
     return tuple(
-        Site(index, position, _resolved(rule.record, name, depth))
+        sites.of(index, position, _resolved(rule.record, name, depth))
         for position, rule in rules
         if matches(rule.where, name)
     )

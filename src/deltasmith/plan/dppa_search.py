@@ -65,7 +65,7 @@ def search(score: Score, start: Factors, step: float = 0.1, most: float = 10.0) 
 
 
 def search_as_released(score: Score, start: Factors, step: float = 0.1) -> Iterator[Visit]:
-    """Visit the points of the released loop in its order; after each factor yield, unscored, where it settled.
+    """Visit the points of the released loop in order; after each factor yield, unscored, where it settled.
 
     The last visit holds the factors the loop ends with, which need not be the best it saw. Sums of steps are
     not rounded; the released script builds its models from factors printed with one decimal, which is
@@ -103,7 +103,7 @@ def retention(scores: Sequence[float], dense: Sequence[float]) -> float:
 
 
 def command_score(argv: Sequence[str], build: Callable[[Factors], Path]) -> Score:
-    """Return a score that builds the candidate, runs `argv` + [its folder] and reads the last line of its output.
+    """Return a score that builds a candidate, runs `argv` + [its folder] and reads the last line it prints.
 
     No shell is involved; what the command writes to standard error is shown as it comes.
 

@@ -43,11 +43,12 @@ class Column:
     tied: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """One operation at one position: column i's n-th edit, or the merge (column −1), resolved.
 
-    Tensors for which a schedule gives the same record share a site, and so a "global" survey.
+    Tensors for which a schedule gives the same record share one site object, and so a "global" survey; sites are
+    compared by identity, because they are looked up for every tile.
     """
 
     column: int

@@ -235,7 +235,7 @@ class _Reader:
                 where = scalars.glob(said, self.problems)
             operations = [entry.key for entry in node if entry.key in EDITS]
             for entry in node.without(*_EDIT_KEYS, *operations):
-                # Whatever stands beside an operation, or is no operation's name at all, is a key of the entry.
+                # Whatever stands beside an operation, or can be no operation's name, is a key of the entry.
                 if entry.key == "dialect" or entry.key in _UNSUPPORTED or operations:
                     self._beside(entry.key, entry.mark)
                     node = node.without(entry.key)

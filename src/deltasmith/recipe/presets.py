@@ -1,7 +1,7 @@
 """Presets: a paper as a few lines of recipe. Each names the edits and the merge it stands for, nothing else.
 
 A preset's own fields are the fields of its operations, written at the top level of the recipe; a field of an
-edit may be given per label. Expanding is rewriting: the result is a recipe without `preset` and means the same.
+edit may be given per label. Expanding is rewriting: what comes out has no `preset` and means the same.
 """
 
 from __future__ import annotations
@@ -256,8 +256,8 @@ PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}
 def fields_of(preset: Preset, dialect: Dialect = "paper") -> dict[str, tuple[Kind, int]]:
     """Map each field the preset takes from an operation to where it goes: ("edit", position) or ("merge", 0).
 
-    The first operation that has the field gets it. An operation that the dialect does not know shows the fields
-    of its paper's record; that it is unknown is reported when the expansion is read.
+    The first operation that has the field gets it. An operation that the dialect does not know has the fields
+    of the paper's; that it is unknown is reported when the expansion is read.
     """
     shape = preset.in_dialect(dialect)
     uses: list[tuple[Kind, int, Use]] = [("edit", i, use) for i, use in enumerate(shape.edits)]

@@ -10,6 +10,7 @@ import yaml
 
 from deltasmith import __version__
 from deltasmith.formats.card import CARD_NAME, Parent, licence_of, model_card
+from deltasmith.formats.fp8 import Dequantised
 from deltasmith.formats.layout import Layout
 from deltasmith.formats.manifest import InputFile, InputRecord, Lineage, Manifest, TensorRecord
 from deltasmith.formats.opening import OpenedModel
@@ -30,7 +31,7 @@ def files_beside(built: Built, name: str) -> tuple[Mapping[str, bytes | Path], t
     opened = dict(built.opened())
     licences = {label: model.folder for label, model in opened.items() if model.folder is not None}
     dtype = None if built.recipe.dtype == "base" else built.recipe.dtype
-    beside = side_files(home, side, dtype=dtype, dequantised=built.home.dequantised, licences=licences)
+    beside = side_files(home, side, dtype=dtype, dequantised=isinstance(built.home.checkpoint, Dequantised), licences=licences)
     parents = [_parent(label, model, built) for label, model in opened.items()]
     recipe = yaml.safe_dump(shareable(built), sort_keys=False, allow_unicode=True)
     card, warnings = model_card(name, parents, recipe, merge=_merge_name(built), version=__version__)

@@ -1,4 +1,4 @@
-"""The single values of a recipe outside its operations: words, numbers, globs, labels, seed. No cross-checks here."""
+"""The single values of a recipe outside its operations: words, numbers, globs, labels. No cross-checks."""
 
 from __future__ import annotations
 

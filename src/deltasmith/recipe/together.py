@@ -1,4 +1,4 @@
-"""What only several keys of a recipe together can show to be wrong: merge, space, base, scale, models, labels."""
+"""What only several keys together can show to be wrong: merge, space, base, scale, models, labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MEANS = ("linear", "mean")
 
 
 def merge_node(recipe: Keyed, models: Sequence[ModelEntry]) -> Node:
-    """Return the recipe's merge; files that stand beside the models as `statistics` go into its field of that name.
+    """Return the recipe's merge; `statistics` that stand beside the models go into its field of that name.
 
-    `regmean` and `fisher` read a file per model; written beside its model it cannot be given to the wrong one.
+    `regmean` and `fisher` read a file per model; beside its model it cannot be given to the wrong one.
     """
     said = recipe.get("merge") or Scalar("sum", recipe.mark)
     files = {entry.label: entry.statistics for entry in models if entry.statistics is not None}

@@ -1,8 +1,8 @@
 """Strict YAML: bytes to a tree with places. No meaning here; see `checks`.
 
 The YAML 1.2 core rules for scalars (`1e-3` is a number; `no`, `on`, `12:30` and dates are text; `012` is
-twelve), and less than YAML allows otherwise: no aliases, anchors, tags, repeated keys or second documents. The
-reader is a loop over parser events, so that depth and size are refused before they cost anything.
+twelve), and less than YAML allows otherwise: no aliases, anchors, tags, repeated keys or second documents.
+The reader is a loop over parser events, so that depth and size are refused before they cost anything.
 """
 
 from __future__ import annotations

@@ -180,25 +180,37 @@ def _exact(seen: npt.NDArray[np.uint32], wanted: int) -> Cut | Tied:
 
 
 def _guess(seen: npt.NDArray[np.uint32], wanted: int, total: int) -> Bracket:
-    """Bracket the sample's quantile by a margin of ranks, and name its most frequent values as likely ties."""
+    """Bracket the sample's quantile by a margin of ranks, narrower where the bins would not suffice."""
     share = wanted / total
     middle = seen.size - 1 - min(seen.size - 1, int(seen.size * share))
-    margin = max(8, int(seen.size * _MARGIN), int(4 * (share * (1 - share) * seen.size) ** 0.5))
-    first, last = max(0, middle - margin), min(seen.size - 1, middle + margin)
-    ordered = np.partition(seen, sorted({first, middle, last}))
-    low = 0 if first == 0 else int(ordered[first])
-    high = _END if last == seen.size - 1 else int(ordered[last]) + 1
-    inside, counts = np.unique(ordered[first : last + 1], return_counts=True)
-    # Values that fill the bracket are the ones the threshold may fall on; nearer ones win among equals.
-    often = inside[np.argsort(-counts, kind="stable")[:_SLOTS]]
-    likely = tuple(int(v) for v in often if low <= v < high)
-    return Bracket(wanted, total, low, high, likely)
+    sure = int(4 * (share * (1 - share) * seen.size) ** 0.5) + 8
+    wide = max(sure, int(seen.size * _MARGIN))
+    ends = sorted({max(0, middle - wide), max(0, middle - sure), middle})
+    ends += [min(seen.size - 1, middle + sure), min(seen.size - 1, middle + wide)]
+    ordered = np.partition(seen, ends)
+    for margin in (wide, sure):
+        first, last = max(0, middle - margin), min(seen.size - 1, middle + margin)
+        low = 0 if first == 0 else int(ordered[first])
+        high = _END if last == seen.size - 1 else int(ordered[last]) + 1
+        if high - low <= _BINS:
+            break
+    # The threshold is probably one of the sampled values nearest to the guess: if values repeat, count those.
+    inside, ranks = np.unique(np.sort(ordered[first : last + 1]), return_index=True)
+    nearest = inside[np.argsort(np.abs(ranks + first - middle), kind="stable")[:_SLOTS]]
+    return Bracket(wanted, total, low, high, tuple(int(v) for v in nearest))
 
 
 @dataclass
 class _Counted:
     bins: npt.NDArray[np.uint32]
+    inside: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
     above: int = 0
+
+    def room(self, n: int) -> npt.NDArray[np.uint32]:
+        """Return the kernel's scratch, reused from block to block."""
+        if self.inside.size <= n:
+            self.inside = np.empty(n + 1, np.uint32)
+        return self.inside
 
 
 class _Count:
@@ -212,7 +224,8 @@ class _Count:
         self.slots = np.full(self.size, -1, np.int8)
         if bracket.shift == 0:
             for slot, pattern in enumerate(bracket.likely):
-                self.slots[pattern - bracket.low] = slot
+                if bracket.low <= pattern < bracket.high:
+                    self.slots[pattern - bracket.low] = slot
         self.ties = _TieTable(len(bracket.likely))
 
     def start(self) -> _Counted:
@@ -221,8 +234,10 @@ class _Count:
     def tally(self, acc: _Counted, cells: Sequence[Floats], place: Place) -> None:
         scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
         tied = np.zeros(_SLOTS, np.int64)
+        bracket, room = self.bracket, acc.room(scores.size)
+        span = bracket.high - bracket.low
         acc.above += kernels.histogram(
-            scores, self.bracket.low, self.bracket.shift, acc.bins, self.slots, tied
+            scores, bracket.low, span, bracket.shift, acc.bins, self.slots, tied, room
         )
         self.ties.add(place, tied)
 
@@ -238,7 +253,9 @@ class _Count:
         index = bins.size - 1 - int(np.searchsorted(at_or_above, bracket.keep))
         low = bracket.low + (index << bracket.shift)
         if bracket.shift:
-            return Bracket(bracket.keep, bracket.total, low, min(_END, low + (1 << bracket.shift)))
+            high = min(_END, low + (1 << bracket.shift))
+            likely = tuple(v for v in bracket.likely if low <= v < high)
+            return Bracket(bracket.keep, bracket.total, low, high, likely)
         equal = int(bins[index])
         quota = bracket.keep - int(at_or_above[bins.size - 1 - index] - equal)
         found = Cut(bracket.keep, bracket.total, low, quota, equal)

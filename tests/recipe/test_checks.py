@@ -1,0 +1,404 @@
+"""Faults 1 to 16 of a recipe: exit code 2, one line each, with place and suggestion."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from deltasmith.edits.drop import Drop, DropMatchL1
+from deltasmith.edits.drop_by_rank import DropByRank
+from deltasmith.edits.keep_largest import KeepLargest
+from deltasmith.errors import RecipeError
+from deltasmith.merges.elect import Elect
+from deltasmith.merges.linear import Linear
+from deltasmith.merges.regmean import RegMean
+from deltasmith.merges.sum import Sum
+from deltasmith.operation.schedule import Curve, PerTensor
+from deltasmith.recipe.checks import from_dict, load, loads
+from deltasmith.recipe.model import EditEntry, ModelEntry, Recipe
+from deltasmith.recipe.problems import RecipeProblems
+
+ONE = "base: ./base\nmodels: [{model: ./math}]\n"
+TWO = "base: ./base\nmodels: [{model: ./math, label: math}, {model: ./code, label: code}]\n"
+
+
+def problems(text: str, settings=()) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        loads(text, settings=settings, name="r.yaml")
+    assert caught.value.exit_code == 2
+    assert isinstance(caught.value, RecipeProblems)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_the_recipe_of_the_design_page():
+    text = """
+base: ./base
+models:
+  - {model: ./math, weight: 0.5, edits: [{drop_by_rank: {density: 0.7, window: 0.14}}]}
+  - {model: ./code, label: code, weight: 0.5, edits: [{keep_largest: {density: 0.2}, where: "*.mlp.*"}]}
+merge: elect
+scale: 1.1
+"""
+    rank = EditEntry(DropByRank(density=0.7, window=0.14))
+    keep = EditEntry(KeepLargest(density=0.2), "*.mlp.*")
+    folder = Path("here")
+    assert loads(text, "here") == Recipe(
+        models=(
+            ModelEntry("./math", "m0", 0.5, (rank,), relative_to=folder),
+            ModelEntry("./code", "code", 0.5, (keep,), relative_to=folder),
+        ),
+        merge=Elect(),
+        base="./base",
+        scale=1.1,
+        relative_to=folder,
+    )
+
+
+def test_defaults():
+    recipe = loads(ONE)
+    assert recipe.merge == Sum()
+    assert (recipe.space, recipe.scale, recipe.where, recipe.tokenizer) == ("delta", 1.0, "*", "base")
+    assert (recipe.dtype, recipe.seed, recipe.nonfinite, recipe.dialect) == ("base", 0, "refuse", "paper")
+    assert recipe.labels == ("m0",)
+
+
+def test_every_key_arrives():
+    recipe = loads(
+        TWO + "merge: linear\nspace: delta\nscale: 2\nwhere: '*.mlp.*'\nrules: []\ntokenizer: code\n"
+        "dtype: bfloat16\nseed: 18446744073709551615\ndialect: mergekit\nnonfinite: zero\n"
+    )
+    assert recipe.merge == Linear()
+    assert (recipe.space, recipe.scale, recipe.where, recipe.tokenizer) == ("delta", 2.0, "*.mlp.*", "code")
+    assert (recipe.dtype, recipe.seed, recipe.nonfinite) == ("bfloat16", 2**64 - 1, "zero")
+    assert recipe.dialect == "mergekit"
+
+
+def test_without_a_base_the_first_model_lends_the_tokenizer():
+    assert loads("models: [{model: a}, {model: b}]\nmerge: linear").tokenizer == "m0"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # Fault 1: a misspelt method.
+        (ONE + "merge: elekt", 'r.yaml:3:8: unknown merge "elekt"; did you mean "elect"?'),
+        ("preset: tiess\n" + ONE, 'r.yaml:1:9: unknown preset "tiess"; did you mean "ties"?'),
+        (ONE + "merge: drop", 'r.yaml:3:8: unknown merge "drop"; it is an edit'),
+        # Fault 2: a misspelt parameter.
+        (
+            "base: b\nmodels:\n- model: m\n  edits:\n  - drop: {densitty: 0.5}\n",
+            'r.yaml:5:12: unknown key "densitty"; did you mean "density"?',
+        ),
+        ("preset: dare\ndensty: 0.5\n" + ONE, 'r.yaml:2:1: unknown key "densty"; did you mean "density"?'),
+        (
+            "base: b\nmodels: [{model: m, edits: [{drop: {rate: 0.9}}]}]",
+            'r.yaml:2:37: unknown key "rate"; density is the fraction kept: write density: 0.1',
+        ),
+        (ONE + "merge: {sum: {x: 1}}", 'r.yaml:3:15: unknown key "x"; sum has no fields'),
+        # Fault 3: an unknown top-level key.
+        (ONE + "scales: 1", 'r.yaml:3:1: unknown key "scales"; did you mean "scale"?'),
+        (ONE + "merge_method: ties", 'r.yaml:3:1: unknown key "merge_method"; write merge: or preset:'),
+        ("base: b\nmodels: [{modl: m}]", 'r.yaml:2:11: unknown key "modl"; did you mean "model"?'),
+        # Fault 4: a repeated key.
+        (ONE + "base: c", 'r.yaml:3:1: the key "base" occurs twice (first in line 1); remove one of them'),
+        # Fault 5: weights that are no numbers.
+        ("base: b\nmodels: [{model: m, weight: .nan}]", "r.yaml:2:29: weight must be a finite number, not .nan"),
+        ("base: b\nmodels: [{model: m, weight: -.inf}]", "r.yaml:2:29: weight must be a finite number, not -.inf"),
+        ("base: b\nmodels: [{model: m, weight: 1e400}]", "r.yaml:2:29: weight must be a finite number, not 1e400"),
+        ("base: b\nmodels: [{model: m, weight: '1'}]", 'r.yaml:2:29: weight must be a number, not "1"'),
+        ("base: b\nmodels: [{model: m, weight: true}]", "r.yaml:2:29: weight must be a number, not true"),
+        (ONE + "scale: .inf", "r.yaml:3:8: scale must be a finite number, not .inf"),
+        # Fault 6: values out of range.
+        (
+            "base: b\nmodels: [{model: m, edits: [{drop: {density: 1.5}}]}]",
+            "r.yaml:2:46: density must be above 0 and at most 1, not 1.5",
+        ),
+        (
+            "base: b\nmodels: [{model: m, edits: [{drop: {density: 0}}]}]",
+            "r.yaml:2:46: density must be above 0 and at most 1, not 0; use weight: 0 to leave the model out",
+        ),
+        (
+            "base: b\nmodels: [{model: m, edits: [{low_rank: {rank: -3}}]}]",
+            "r.yaml:2:47: rank must be at least 1, not -3",
+        ),
+        (
+            "base: b\nmodels: [{model: m, edits: [{low_rank: {rank: 1.5}}]}]",
+            "r.yaml:2:47: rank must be a whole number at least 1, not 1.5",
+        ),
+        (
+            "models: [{model: a}, {model: b}]\nmerge: {slerp: {t: 1.5}}",
+            "r.yaml:2:20: t must be at least 0 and at most 1, not 1.5",
+        ),
+        (ONE + "merge: {elect: {zero: nil}}", 'r.yaml:3:23: zero must be majority, positive or none, not "nil"'),
+        (
+            "base: b\nmodels: [{model: m, edits: [{drop_by_rank: {density: 0.9, window: 0.5}}]}]",
+            "r.yaml:2:30: drop_by_rank: keep probabilities would range from 0.65 to 1.15 "
+            "(density 0.9 with half a width of 0.25); they must lie in (0, 1]",
+        ),
+        ("base: b\nmodels: [{model: m, edits: [low_rank]}]", "r.yaml:2:29: low_rank: give either density or rank"),
+        (
+            "base: b\nmodels: [{model: m, edits: [drop]}]",
+            'r.yaml:2:29: drop needs "density"; a number above 0 and at most 1',
+        ),
+        # Fault 8: a list or a text at the top.
+        (
+            "- model: m",
+            "r.yaml:1:1: a recipe must be a mapping of keys to values, not a list; start with base: and models:",
+        ),
+        # Fault 12: no models.
+        ("base: b\nmodels: []", "r.yaml:2:9: the recipe has no models; write models: [{model: PATH}]"),
+        ("base: b\n", "r.yaml:1:1: the recipe has no models; write models: [{model: PATH}]"),
+        ("base: b\nmodels: [./m]", 'r.yaml:2:10: a model must be a mapping, not "./m"; write {model: ./m}'),
+        ("base: b\nmodels: [{label: x}]", 'r.yaml:2:10: a model needs "model"; write {model: PATH}'),
+        # Faults 13, 16 and vocabulary remedies: not yet.
+        (ONE + "slices: [{layer_range: [0, 99]}]", "r.yaml:3:1: layer ranges (slices) are not supported yet"),
+        (
+            "base: b\nmodels: [{model: m, layer_range: [3, 1]}]",
+            "r.yaml:2:21: layer ranges (layer_range) are not supported yet",
+        ),
+        (
+            ONE + "where: '/(a+)+$/'",
+            'r.yaml:3:8: regular expressions are not supported yet: "/(a+)+$/"; '
+            'where is a glob over whole tensor names, as in "*.mlp.*"',
+        ),
+        (
+            "base: b\nmodels: [{model: m, edits: [{amplify: {factor: 2}, regex: 'x'}]}]",
+            "r.yaml:2:52: regular expressions (regex) are not supported yet",
+        ),
+        (
+            ONE + "tokenizer: union",
+            "r.yaml:3:12: vocabulary remedies (union, pad) are not supported yet; "
+            "name the model whose tokenizer to take",
+        ),
+        (ONE + "rules: [{where: '*', merge: sum}]", "r.yaml:3:1: per-tensor overrides (rules) are not supported yet"),
+        # Spaces, base and scale.
+        (
+            "models: [{model: m}]",
+            "r.yaml:1:1: sum merges deltas and there is no base to take them from; add base: PATH",
+        ),
+        (
+            "models: [{model: m}, {model: n}]\nmerge: linear\nspace: delta",
+            "r.yaml:2:8: linear merges deltas and there is no base to take them from; "
+            "add base: PATH, or ask for space: weight",
+        ),
+        (
+            "models: [{model: m, edits: [{amplify: {factor: 2}}]}]\nmerge: linear",
+            "r.yaml:1:28: edits change deltas and there is no base to take them from; add base: PATH",
+        ),
+        (
+            ONE + "merge: linear\nscale: 0.5",
+            "r.yaml:4:8: scale multiplies a merged delta, and in weight space there is none; "
+            "leave it out, or ask for space: delta",
+        ),
+        (TWO + "merge: elect\nspace: weight", "r.yaml:4:8: elect works in delta space, not in weight space"),
+        (TWO + "space: wieght", 'r.yaml:3:8: space must be delta or weight, not "wieght"; did you mean "weight"?'),
+        # Numbers of models, labels.
+        (ONE + "merge: slerp", "r.yaml:3:8: slerp takes exactly 2 models, not 1"),
+        (ONE + "merge: model_stock", "r.yaml:3:8: model_stock takes at least 2 models, not 1"),
+        (
+            "base: b\nmodels: [{model: m, label: x}, {model: n, label: x}]",
+            'r.yaml:2:50: the label "x" is used twice; labels must differ: they seed the random masks',
+        ),
+        (
+            "base: b\nmodels: [{model: m, label: m1}, {model: n}]",
+            'r.yaml:2:33: the label "m1" is used twice; labels must differ: they seed the random masks',
+        ),
+        ("base: b\nmodels: [{model: m, label: base}]", 'r.yaml:2:28: the label "base" means the base; choose another'),
+        ("base: b\nmodels: [{model: m, label: 3}]", 'r.yaml:2:28: label must be text, not 3; write label: "3"'),
+        (
+            'base: b\nmodels: [{model: m, label: "a\\0b"}]',
+            'r.yaml:2:28: the label "a\\x00b" must be at most 100 printable characters',
+        ),
+        (
+            TWO + "merge: {tall: {task: maths}}",
+            'r.yaml:3:22: tall: no model has the label "maths"; did you mean "math"?',
+        ),
+        (TWO + "merge: {consensus: {k: 3}}", "r.yaml:3:24: consensus asks for 3 models that agree, and there are 2; lower k to 2 or less"),
+        (
+            "models: [{model: a, weight: 1}, {model: b, weight: -1}]\nmerge: linear",
+            "r.yaml:2:8: linear divides by the sum of the weights, which is zero",
+        ),
+        # The rest of the keys.
+        (ONE + "seed: -1", "r.yaml:3:7: seed must be a whole number from 0 to 2^64 - 1, not -1"),
+        (ONE + "seed: 1.5", "r.yaml:3:7: seed must be a whole number from 0 to 2^64 - 1, not 1.5"),
+        (ONE + "seed: 18446744073709551616", "r.yaml:3:7: seed must be a whole number from 0 to 2^64 - 1, not 18446744073709551616"),
+        (ONE + "dialect: paperr", 'r.yaml:3:10: dialect must be paper, authors or mergekit, not "paperr"; did you mean "paper"?'),
+        (ONE + "nonfinite: no", 'r.yaml:3:12: nonfinite must be refuse, keep or zero, not "no"'),
+        (ONE + "dtype: float8", 'r.yaml:3:8: dtype must be base, float32, bfloat16 or float16, not "float8"; did you mean "float16"?'),
+        (ONE + "tokenizer: mth", 'r.yaml:3:12: tokenizer must be base or the label of a model, not "mth"; the labels are: base, m0'),
+        ("base:\nmodels: [{model: m}]", "r.yaml:1:6: base must be a path, an id or a recipe, not nothing"),
+        (ONE + "merge: {tsv: {dialect: mergekit}}", 'r.yaml:3:24: tsv has no dialect "mergekit"; write `{tsv: {dialect: paper or authors}}`'),
+        (
+            "base: b\nmodels: [{model: m, edits: [{drop: {density: 1}, dialect: mergekit}]}]",
+            "r.yaml:2:50: dialect stands beside the operation; write it among the operation's fields: {name: {dialect: …}}",
+        ),
+        (
+            "base: b\nmodels: [{model: m, edits: [{drop: {density: 1}, amplify: {factor: 2}}]}]",
+            "r.yaml:2:29: two operations in one edit: drop, amplify; give each its own entry",
+        ),
+        (
+            "base: b\nmodels: [{model: m, edits: [{drop: {density: 1}, whre: x}]}]",
+            'r.yaml:2:50: unknown key "whre"; did you mean "where"?',
+        ),
+        ("base: b\nmodels: [{model: m, edits: drop}]", 'r.yaml:2:28: edits must be a list, not "drop"; write edits: [{name: {field: value}}]'),
+    ],
+)
+def test_one_fault_is_one_line(text, expected):
+    if "occurs twice" in expected:
+        with pytest.raises(RecipeError) as caught:
+            loads(text, name="r.yaml")
+        assert str(caught.value) == expected
+    else:
+        assert problems(text) == [expected]
+
+
+def test_all_problems_of_a_recipe_are_reported_at_once_in_order():
+    text = """base: b
+scal: 2
+models:
+  - {model: m, weight: .nan, edits: [{drop: {density: 7}}, {dropp: {density: 1}}]}
+  - {model: n, label: 5}
+merge: {elect: {zero: nil, one: 1}}
+seed: x
+"""
+    expected = """8 problems in the recipe
+r.yaml:2:1: unknown key "scal"; did you mean "scale"?
+r.yaml:4:24: weight must be a finite number, not .nan
+r.yaml:4:55: density must be above 0 and at most 1, not 7
+r.yaml:4:61: unknown edit "dropp"; did you mean "drop"?
+r.yaml:5:23: label must be text, not 5; write label: "5"
+r.yaml:6:23: zero must be majority, positive or none, not "nil"
+r.yaml:6:28: unknown key "one"; elect takes: zero
+r.yaml:7:7: seed must be a whole number from 0 to 2^64 - 1, not "x"\
+"""
+    with pytest.raises(RecipeError) as caught:
+        loads(text, name="r.yaml")
+    assert str(caught.value) == expected
+    assert caught.value.exit_code == 2
+    assert str(pickle.loads(pickle.dumps(caught.value))) == expected
+
+
+def test_hostile_text_does_not_reach_the_terminal():
+    (line,) = problems(ONE + '"\\e[2J\\u202e": 1\n')
+    assert "\x1b" not in line
+    assert "\u202e" not in line
+
+
+def test_schedules_and_their_shapes():
+    model = "base: b\nmodels: [{{model: m, weight: {}}}]"
+    assert loads(model.format("{layers: [0, 1e-3]}")).models[0].weight == Curve(layers=(0.0, 0.001))
+    per_tensor = loads(model.format("[{where: '*.a', value: 2}, {where: '*', value: {layers: [1]}}]"))
+    assert isinstance(per_tensor.models[0].weight, PerTensor)
+    assert problems(model.format("{layer: [1]}")) == [
+        'r.yaml:2:30: weight: unknown key "layer"; did you mean "layers"?'
+    ]
+    assert problems(model.format("{layers: []}")) == [
+        "r.yaml:2:38: weight: layers must be a list of numbers, not a list"
+    ]
+    assert problems(model.format("{layers: [1, x, .nan]}")) == [
+        'r.yaml:2:42: weight must be a number, not "x"',
+        "r.yaml:2:45: weight must be a finite number, not .nan",
+    ]
+    assert problems(model.format("[{where: '*'}]")) == [
+        "r.yaml:2:30: weight: an entry needs both where and value"
+    ]
+    assert problems("base: b\nmodels: [{model: m, edits: [{drop: {density: {layers: [0.5, 7]}}}]}]") == [
+        "r.yaml:2:61: density must be above 0 and at most 1, not 7"
+    ]
+
+
+def test_numbers_such_as_1e_3_are_numbers():
+    assert loads("base: b\nmodels: [{model: m, weight: 1e-3}]\nscale: 1E+0").models[0].weight == 0.001
+
+
+def test_dialects_choose_records():
+    edit = "base: b\nmodels: [{model: m, edits: [{drop: {density: 0.5%s}}]}]\n"
+    assert loads(edit % "" + "dialect: mergekit").models[0].edits[0].record == DropMatchL1(density=0.5)
+    assert loads(edit % ", dialect: paper" + "dialect: mergekit").models[0].edits[0].record == Drop(density=0.5)
+    assert loads(ONE + "merge: {elect: {dialect: mergekit}}").merge == Elect(zero="positive")
+    assert loads(ONE + "merge: {elect: {dialect: mergekit, zero: none}}").merge == Elect(zero="none")
+
+
+def test_the_same_folder_may_appear_twice():
+    recipe = loads("base: b\nmodels: [{model: b}, {model: b}]")
+    assert recipe.labels == ("m0", "m1")
+
+
+def test_statistics_stand_beside_their_models():
+    text = "models: [{model: a, label: x, statistics: x.st}, {model: b, label: y, statistics: y.st}]\nmerge: regmean"
+    recipe = loads(text)
+    assert recipe.merge == RegMean(statistics={"x": "x.st", "y": "y.st"})
+    assert [entry.statistics for entry in recipe.models] == ["x.st", "y.st"]
+    same = "models: [{model: a, label: x}, {model: b, label: y}]\nmerge: {regmean: {statistics: {x: x.st, y: y.st}}}"
+    assert loads(same) == recipe
+    assert problems(text.replace(", statistics: y.st", "")) == [
+        'r.yaml:2:8: regmean needs a statistics file for the model "y"; write statistics: FILE beside the model'
+    ]
+    assert problems(same.replace("{x: x.st,", "{z: x.st,")) == [
+        'r.yaml:2:8: regmean needs a statistics file for the model "x"; write statistics: FILE beside the model',
+        'r.yaml:2:31: regmean: no model has the label "z"; the labels are: x, y',
+    ]
+
+
+def test_recipes_nest_inline_and_by_path(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "avg.yaml").write_text("models: [{model: ./a}, {model: ./b}]\nmerge: linear\n")
+    outer = tmp_path / "outer.yaml"
+    outer.write_text(
+        "base: {models: [{model: ./p}, {model: ./q}], merge: linear}\nmodels: [{model: inner/avg.yaml, label: avg}]\n"
+    )
+    recipe = load(outer)
+    assert isinstance(recipe.base, Recipe)
+    assert recipe.base.models[0].relative_to == tmp_path
+    nested = recipe.models[0].model
+    assert isinstance(nested, Recipe)
+    assert nested.models[0] == ModelEntry("./a", "m0", relative_to=inner)
+
+
+def test_problems_of_nested_recipes_name_their_own_file(tmp_path):
+    (tmp_path / "inner.yaml").write_text("models: [{model: a}]\nmerge: linaer\n")
+    outer = tmp_path / "outer.yaml"
+    outer.write_text("base: b\nmodels: [{model: inner.yaml}, {model: missing.yml, weight: x}]\n")
+    with pytest.raises(RecipeProblems) as caught:
+        load(outer)
+    lines = [str(problem) for problem in caught.value.problems]
+    assert lines[0] == f'{tmp_path}/inner.yaml:2:8: unknown merge "linaer"; did you mean "linear"?'
+    assert lines[1].startswith(f"{outer}:2:38: cannot read the recipe {tmp_path}/missing.yml: No such file")
+    assert lines[2] == f'{outer}:2:59: weight must be a number, not "x"'
+
+
+def test_cycles_are_refused(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: b\nmodels: [{{model: {other}.yaml}}]\n")
+    with pytest.raises(RecipeProblems, match=r'the recipe "a.yaml" leads back to itself; break the cycle') as caught:
+        load(tmp_path / "a.yaml")
+    assert len(caught.value.problems) == 1
+
+
+def test_recipes_that_multiply_are_refused(tmp_path):
+    for i in range(12):
+        inner = f"r{i + 1}.yaml" if i < 11 else "./end"
+        models = ", ".join([f"{{model: {inner}}}"] * 3)
+        (tmp_path / f"r{i}.yaml").write_text(f"models: [{models}]\nmerge: linear\n")
+    with pytest.raises(RecipeError, match="more than 200 recipes inside one another"):
+        load(tmp_path / "r0.yaml")
+
+
+def test_a_dict_has_paths_instead_of_lines():
+    with pytest.raises(RecipeProblems) as caught:
+        from_dict({"base": "b", "models": [{"model": Path("m"), "weight": float("nan")}], "sed": 1})
+    assert [str(p) for p in caught.value.problems] == [
+        "recipe: models.0.weight: weight must be a finite number, not nan",
+        'recipe: sed: unknown key "sed"; did you mean "seed"?',
+    ]
+    with pytest.raises(RecipeError, match="recipe: models: set is not a kind of value a recipe can hold"):
+        from_dict({"models": {1}})
+    with pytest.raises(RecipeError, match="keys must be text, not 1"):
+        from_dict({1: 2})
+    loop: dict[str, object] = {}
+    loop["models"] = loop
+    with pytest.raises(RecipeError, match="nested more than 50 levels deep"):
+        from_dict(loop)
