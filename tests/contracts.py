@@ -110,8 +110,6 @@ def _same(got: Mapping[str, Floats], expected: Mapping[str, Floats]) -> None:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
 
 
-
-
 def _names_for(record: Record) -> dict[str, Any]:
     """Return the names that a record's repr may use: its own module's, and the schedules'."""
     module = importlib.import_module(type(record).__module__)
@@ -137,8 +135,6 @@ def check_documented(case: Edit | Merge | MergeCase) -> None:
 
 
 RECORD_CHECKS = [check_repr_builds_the_record, check_json_round_trip, check_documented]
-
-
 
 
 def _surveyed_by_two(
@@ -183,8 +179,6 @@ def edit_by_tiles(edit: Edit, table: Table) -> Table:
             edited[start:stop] = edit.apply(tile, where, found[name]).reshape(-1)
         out[name] = edited.reshape(delta.shape)
     return out
-
-
 
 
 def _edit(edit: Edit, table: Table) -> Table:
@@ -249,13 +243,11 @@ EDIT_CHECKS: list[Callable[[Any], None]] = [
 ]
 
 
-
-
 @dataclass(frozen=True)
 class MergeCase:
     """A merge and what it needs to run: how many models, and statistics if it reads any.
 
-    `statistics(columns)` returns one table per model. `tolerance` relaxes tiles-equal-whole for reach `tensor`.
+    `statistics(columns)` returns one table per model. `tolerance` relaxes tiles-equal-whole (reach `tensor`).
     """
 
     merge: Merge

@@ -24,6 +24,7 @@ LAYERS = [
     ["engine"],
     ["recipe"],
     ["api"],
+    ["conversion", "unpickle"],
     ["evaluate", "lab"],
     ["cli"],
 ]

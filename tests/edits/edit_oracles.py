@@ -100,7 +100,7 @@ def dp_densities(deltas, layers, density, spread=0.08, layer_factor=3.0, linear_
 
 
 def larger_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Combine two deltas as the released `my_max`: y where it is larger in magnitude, or x is zero and y is not."""
+    """Combine as the released `my_max`: y where it is larger in magnitude, or x is zero and y is not."""
     out = x.copy()
     for i in np.ndindex(x.shape):
         if abs(y[i]) > abs(x[i]) or (x[i] == 0.0 and y[i] != 0.0):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from pydantic import ValidationError
 
 from deltasmith.edits.amplify import Amplify
 from deltasmith.operation.reference import edit_table
+from golden_cases import cases, close
 
 
 def test_by_hand():

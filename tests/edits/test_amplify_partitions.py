@@ -7,7 +7,6 @@ from functools import reduce
 import edit_oracles as oracles
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -20,6 +19,7 @@ from deltasmith.edits.amplify_partitions import (
 )
 from deltasmith.edits.dynamic_prune import DynamicPrune, DynamicPruneAbove
 from deltasmith.operation.reference import edit_table
+from golden_cases import cases, close
 
 FACTORS = st.sampled_from([0.0, 0.5, 1.0, 1.3, 1.8])
 

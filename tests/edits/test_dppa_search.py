@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_cases import cases, close
 
 from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.plan.dppa_search import (
@@ -18,6 +17,7 @@ from deltasmith.plan.dppa_search import (
     search,
     search_as_released,
 )
+from golden_cases import cases, close
 
 
 @pytest.mark.parametrize("case", cases("dppa_search", "authors"), ids=str)

@@ -7,7 +7,6 @@ import math
 import edit_oracles as oracles
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from deltasmith.edits.drop import Drop, DropMatchL1, DropUnscaled, Norms, l1_rat
 from deltasmith.kernels import drops
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import edit_table
+from golden_cases import cases, close
 
 KEYS = st.integers(0, 2**64 - 1)
 

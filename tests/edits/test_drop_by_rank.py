@@ -7,7 +7,6 @@ import math
 import edit_oracles as oracles
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -27,6 +26,7 @@ from deltasmith.kernels.ranks import rank_rows
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import edit_table
 from deltasmith.operation.schedule import Choice, Curve, PerTensor
+from golden_cases import cases, close
 
 KEYS = st.integers(0, 2**64 - 1)
 EDITS = [DropByRank(density=0.6, window=0.3), DropByRankInclusive(density=0.6, window=0.3)]
@@ -191,8 +191,8 @@ def test_schedules_are_checked_tensor_by_tensor():
     with pytest.raises(RecipeError) as refused:
         edit.resolved("layers.1.w", 1.0)
     assert str(refused.value) == (
-        "keep probabilities would range from 0.88 to 1.08 (density 0.98 with half a width of 0.1); they must lie "
-        "in (0, 1] in tensor 'layers.1.w'; narrow the width or move the density"
+        "keep probabilities would range from 0.88 to 1.08 (density 0.98 with half a width of 0.1); they "
+        "must lie in (0, 1] in tensor 'layers.1.w'; narrow the width or move the density"
     )
     window = PerTensor(choices=(Choice(where="*", value=0.1),))
     assert DropByRank(density=0.5, window=window).resolved("a", 0.0).window == 0.1

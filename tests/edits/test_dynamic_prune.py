@@ -5,7 +5,6 @@ from __future__ import annotations
 import edit_oracles as oracles
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,9 +19,10 @@ from deltasmith.edits.dynamic_prune import (
     is_linear,
     layer_densities,
 )
-from deltasmith.operation.reference import _surveyed, edit_table
 from deltasmith.operation.protocols import Place
+from deltasmith.operation.reference import _surveyed, edit_table
 from deltasmith.table.names import layer_of
+from golden_cases import cases, close
 
 ALL = ("*",)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from contracts import EDIT_CHECKS, EDIT_EXAMPLES, name_of
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import edit_oracles as oracles
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from deltasmith.edits.amplify import Amplify
 from deltasmith.edits.keep_largest import KeepAtLeast, KeepLargest, KeepLargestInTensor
 from deltasmith.operation.reference import edit_table
+from golden_cases import cases, close
 
 DENSITIES = st.sampled_from([0.01, 0.2, 0.29, 0.5, 0.7, 0.99, 1.0])
 # Multiples of a quarter: many ties, many zeros.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import edit_oracles as oracles
 import numpy as np
 import pytest
-from golden_cases import cases, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltasmith.edits.keep_middle import KeepMiddleOfRow, KeepMiddleOfTensor
 from deltasmith.operation.reference import edit_table
+from golden_cases import cases, close
 
 DENSITIES = st.sampled_from([0.05, 0.3, 0.5, 0.95, 1.0])
 GAMMAS = st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.9])

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 import xxhash
@@ -52,7 +53,7 @@ def test_any_cuts_in_any_order(data, cuts, order):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hashing, "CHUNK", 8)
         edges = sorted({0, len(data), *(c for c in cuts if c < len(data))})
-        pieces = [(a, data[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        pieces = [(a, data[a:b]) for a, b in pairwise(edges)]
         order.shuffle(pieces)
         hasher = ChunkHasher(len(data))
         for i, (start, piece) in enumerate(pieces):

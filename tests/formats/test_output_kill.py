@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,8 @@ def steps_of(monkeypatch, act, at):
             patch.setattr(os, name, watched(getattr(os, name)))
         for target, name in ((module, "exchange"), (module, "allocate")):
             patch.setattr(target, name, watched(getattr(target, name)))
-        try:
+        with suppress(Killed):
             act()
-        except Killed:
-            pass
     return count
 
 
@@ -62,7 +61,7 @@ def forget_locks():
     """Close what a dead process would no longer hold."""
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(entry)
+            target = str(entry.readlink())
         except OSError:
             continue
         if ".partial" in target:

@@ -88,7 +88,8 @@ def test_fault_45_minus_zero_subnormals_and_nan_survive(name):
     nans = np.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFC00000], np.uint32).view(np.float32)
     got, bad = encoded(name, np.concatenate([np.array([-0.0, smallest, -smallest], np.float32), nans]))
     wide = widened(got)
-    assert np.signbit(wide[0]) and wide[0] == 0
+    assert np.signbit(wide[0])
+    assert wide[0] == 0
     assert wide[1:3].tolist() == [smallest, -smallest]
     assert np.isnan(wide[3:]).all()
     assert bad == 4

@@ -99,6 +99,7 @@ def test_wrong_statistics_are_refused() -> None:
     for diagonal, message in [
         ([1.0, 2.0, 3.0], "the Fisher diagonal has 3 elements where the tensor has 2 in w of x"),
         ([1.0, -1.0], "the Fisher diagonal has a negative or non-finite element in w of x"),
+        ([1.0, float("inf")], "the Fisher diagonal has a negative or non-finite element in w of x"),
         ([1.0, float("nan")], "the Fisher diagonal has a negative or non-finite element in w of x"),
     ]:
         given_ = replace(place, statistics=lambda i, suffix, d=diagonal: np.array(d, np.float32))

@@ -91,6 +91,13 @@ def test_masked_coefficients_are_equal_for_small_deltas() -> None:
     assert coefficients(None) is None
 
 
+def test_masked_divisors_are_at_least_a_millionth() -> None:
+    # At the second position only the second model votes; its coefficient is 1e-8.
+    cells = [[100.0, 0.0], [0.0, 0.01]]
+    assert np.allclose(merged(SceMasked(), cells), [100.0, 0.01 * 1e-8 / 1e-6])
+    assert np.allclose(merged(Sce(), cells), [100.0, 0.01])
+
+
 def test_density_zero_is_refused() -> None:
     with pytest.raises(ValidationError, match="greater than 0"):
         Sce(density=0.0)

@@ -226,7 +226,7 @@ def test_without_a_base_the_first_model_lends_the_tokenizer():
         (ONE + "seed: 18446744073709551616", "r.yaml:3:7: seed must be a whole number from 0 to 2^64 - 1, not 18446744073709551616"),
         (ONE + "dialect: paperr", 'r.yaml:3:10: dialect must be paper, authors or mergekit, not "paperr"; did you mean "paper"?'),
         (ONE + "nonfinite: no", 'r.yaml:3:12: nonfinite must be refuse, keep or zero, not "no"'),
-        (ONE + "dtype: float8", 'r.yaml:3:8: dtype must be base, float32, bfloat16 or float16, not "float8"; did you mean "float16"?'),
+        (ONE + "dtype: float8", 'r.yaml:3:8: dtype must be base, float32, bfloat16 or float16, not "float8"; did you mean "float32"?'),
         (ONE + "tokenizer: mth", 'r.yaml:3:12: tokenizer must be base or the label of a model, not "mth"; the labels are: base, m0'),
         ("base:\nmodels: [{model: m}]", "r.yaml:1:6: base must be a path, an id or a recipe, not nothing"),
         (ONE + "merge: {tsv: {dialect: mergekit}}", 'r.yaml:3:24: tsv has no dialect "mergekit"; write `{tsv: {dialect: paper or authors}}`'),
@@ -366,8 +366,8 @@ def test_problems_of_nested_recipes_name_their_own_file(tmp_path):
         load(outer)
     lines = [str(problem) for problem in caught.value.problems]
     assert lines[0] == f'{tmp_path}/inner.yaml:2:8: unknown merge "linaer"; did you mean "linear"?'
-    assert lines[1].startswith(f"{outer}:2:38: cannot read the recipe {tmp_path}/missing.yml: No such file")
-    assert lines[2] == f'{outer}:2:59: weight must be a number, not "x"'
+    assert lines[1].startswith(f"{outer}:2:39: cannot read the recipe {tmp_path}/missing.yml: No such file")
+    assert lines[2] == f'{outer}:2:60: weight must be a number, not "x"'
 
 
 def test_cycles_are_refused(tmp_path):
@@ -391,8 +391,8 @@ def test_a_dict_has_paths_instead_of_lines():
     with pytest.raises(RecipeProblems) as caught:
         from_dict({"base": "b", "models": [{"model": Path("m"), "weight": float("nan")}], "sed": 1})
     assert [str(p) for p in caught.value.problems] == [
-        "recipe: models.0.weight: weight must be a finite number, not nan",
         'recipe: sed: unknown key "sed"; did you mean "seed"?',
+        "recipe: models.0.weight: weight must be a finite number, not nan",
     ]
     with pytest.raises(RecipeError, match="recipe: models: set is not a kind of value a recipe can hold"):
         from_dict({"models": {1}})

@@ -37,6 +37,8 @@ def budget(plan: Plan, memory: int, threads: int, tile: int | None = None) -> Bu
         while tile > BLOCK and tile * _FLOAT * arrays * threads > free:
             tile //= 2
     needs = [(_need(row, models, tile), row) for row in plan.rows if row.action == "merge"]
+    if not needs:
+        return Budget(tile, threads, threads)
     largest, row = max(needs, key=lambda pair: pair[0])
     if largest > free:
         needed = -(-(largest + _RESERVED) // (1 << 20))

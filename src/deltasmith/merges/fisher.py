@@ -33,7 +33,7 @@ def _diagonal(place: Place, i: int, size: int) -> Floats:
             where=f"{place.name} of {label}",
             fix="compute the statistics on this very model",
         )
-    if size and not diagonal.min() >= 0:
+    if size and not (diagonal.min() >= 0 and diagonal.max() < np.inf):
         raise RefusedError(
             "the Fisher diagonal has a negative or non-finite element",
             where=f"{place.name} of {label}",

@@ -69,10 +69,10 @@ def edit_table(edit: Edit, table: Table, *, key: Callable[[str], int] = lambda n
         shape = table[name].shape
         return Place(name, shape, block=block_of(edit.reach, name, shape), key=key(name))
 
-    found = _surveyed(edit, {n: [np.ascontiguousarray(d)] for n, d in table.items()}, place)
+    found = _surveyed(edit, {n: [np.asarray(d, order="C")] for n, d in table.items()}, place)
     edited = {}
     for name, delta in table.items():
-        tile = shaped(edit.reach, name, delta.shape, np.ascontiguousarray(delta).reshape(-1))
+        tile = shaped(edit.reach, name, delta.shape, np.asarray(delta, order="C").reshape(-1))
         edited[name] = edit.apply(tile, place(name), found[name]).reshape(delta.shape)
     return edited
 
@@ -96,7 +96,7 @@ def merge_table(
         block = block_of(merge.reach, name, shape)
         return Place(name, shape, block=block, weights=weights, labels=labels, statistics=lookup)
 
-    rows = {name: [np.ascontiguousarray(c[name]) for c in columns] for name in columns[0]}
+    rows = {name: [np.asarray(c[name], order="C") for c in columns] for name in columns[0]}
     found = _surveyed(merge, rows, place)
     merged = {}
     for name, cells in rows.items():

@@ -17,7 +17,7 @@ from deltasmith.table.checkpoint import Checkpoint, Spec
 from deltasmith.table.dtypes import DTYPES
 from deltasmith.table.names import Depths, matches
 
-__all__ = ["Wishes", "align"]
+__all__ = ["Wishes", "align", "copy_of"]
 
 _Operation = TypeVar("_Operation", Edit, Merge)
 _REACHES: tuple[Reach, ...] = ("element", "row", "tensor")
@@ -68,6 +68,12 @@ def align(base: Checkpoint | None, columns: Sequence[Column], wishes: Wishes) ->
         tuple(notes),
         wishes.warnings,
     )
+
+
+def copy_of(checkpoint: Checkpoint) -> Plan:
+    """Return the plan that writes every tensor of a checkpoint as it is."""
+    rows = tuple(Row(spec, "copy", "base", "converted") for spec in _sorted(checkpoint.specs))
+    return Plan(checkpoint, (), rows, "weight")
 
 
 def _sorted(specs: Mapping[str, Spec]) -> list[Spec]:

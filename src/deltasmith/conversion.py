@@ -1,0 +1,104 @@
+"""Rewriting checkpoints as safetensors folders. Pickles are unpacked by a child process, never in this one."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deltasmith import __version__
+from deltasmith.api import SHARD_BYTES, MergeResult, available_threads
+from deltasmith.engine.evaluator import Evaluator
+from deltasmith.engine.memory import DEFAULT_MEMORY, budget
+from deltasmith.engine.progress import Silent
+from deltasmith.engine.run import execute
+from deltasmith.engine.workers import Stop
+from deltasmith.errors import DamagedInputError, MissingExtraError, RefusedError, printable
+from deltasmith.formats.fingerprint import sha256_of
+from deltasmith.formats.layout import plan_layout
+from deltasmith.formats.manifest import InputFile, InputRecord, Lineage, Manifest, TensorRecord
+from deltasmith.formats.opening import open_model
+from deltasmith.formats.output import Output
+from deltasmith.formats.publish import side_files
+from deltasmith.plan.align import copy_of
+
+__all__ = ["PICKLES", "convert"]
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_SECONDS = 3600
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    shard_size: int = SHARD_BYTES,
+    overwrite: bool = False,
+    stop: Stop | None = None,
+) -> MergeResult:
+    """Copy every tensor of `source`, bit for bit, into a safetensors folder `out`, with config and tokenizer.
+
+    Raises MissingExtraError for pickles where torch is not installed, DamagedInputError for what cannot be read,
+    RefusedError for adapters (merge them instead) and as `merge` does for `out`.
+    """
+    with _readable(Path(source)) as readable:
+        model = open_model(str(readable), relative_to=Path())
+        if model.checkpoint is None:
+            raise RefusedError("an adapter is not a model by itself", where=printable(str(source)), fix="merge it")
+        plan = copy_of(model.checkpoint)
+        layout = plan_layout([row.spec for row in plan.rows], shard_size)
+        hashes = {file.name: sha256_of(file.path) for file in model.files}
+        stamp = layout.digest + "".join(hashes.values())
+        limits = budget(plan, DEFAULT_MEMORY, available_threads())
+        with Output.open(Path(out), layout, stamp[:8], overwrite=overwrite, inputs=[Path(source)]) as output:
+            order = [name for shard in layout.shards for name in shard.tensors]
+            execute(Evaluator(plan), output, order, limits, stop or Stop(), Silent())
+            model.check_unchanged()
+            beside = side_files(model.folder, model.folder)
+            name = Path(source).name
+            manifest = Manifest(
+                __version__,
+                {"convert": name},
+                0,
+                [InputRecord("base", name, model.revision, {n: InputFile(0, h) for n, h in hashes.items()})],
+                Lineage("base", (), "convert"),
+                {
+                    row.name: TensorRecord(
+                        row.spec.dtype.name,
+                        row.spec.shape,
+                        layout.shards[layout.slots[row.name].shard].name,
+                        output.finished[row.name],
+                        "base",
+                    )
+                    for row in plan.rows
+                },
+            )
+            late = output.publish(beside.files, manifest.encode())
+    nbytes = sum(file.nbytes for file in model.files)
+    return MergeResult(str(out), len(plan.rows), nbytes, layout.nbytes, 0.0, (*beside.warnings, *late))
+
+
+@contextmanager
+def _readable(source: Path) -> Iterator[Path]:
+    """Yield the source itself, or the safetensors file that a child process made of a pickle."""
+    if source.suffix not in PICKLES:
+        yield source
+        return
+    if not source.is_file():
+        raise DamagedInputError("no such file", where=printable(str(source)))
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError(
+            "reading a pickle needs torch", where=printable(str(source)), fix='pip install "deltasmith[torch]"'
+        )
+    with tempfile.TemporaryDirectory(prefix="deltasmith-") as folder:
+        target = Path(folder) / "model.safetensors"
+        command = [sys.executable, "-m", "deltasmith.unpickle", str(source.resolve()), str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        if done.returncode or not target.is_file():
+            reason = (done.stderr.strip().splitlines() or ["it could not be read"])[-1]
+            raise DamagedInputError(printable(reason), where=printable(str(source)), fix="fetch safetensors instead")
+        yield target
