@@ -71,7 +71,7 @@ def _floor_table(merges: dict[str, Any]) -> str:
                 f"{wall / floor:.2f}",
                 _wall_verdict(merge, wall / floor),
                 f"{_cpu(found['deltasmith']):.2f}",
-                _memory(found["deltasmith"]),
+                _within_budget([found["first"], *found["deltasmith"]]),
                 f"{found['first']['wall_seconds']:.1f}",
             ]
         )
@@ -82,7 +82,7 @@ def _floor_table(merges: dict[str, Any]) -> str:
         "× floor",
         "expected",
         "CPU-s",
-        "peak MiB",
+        f"peak MiB (≤ {BUDGET_MIB})",
         "first run s",
     ]
     return _table(heads, rows)
@@ -155,6 +155,10 @@ def _peak(runs: Runs) -> float:
 
 def _memory(runs: Runs) -> str:
     return f"{_peak(runs):.0f}"
+
+
+def _within_budget(runs: Runs) -> str:
+    return _memory(runs) if _peak(runs) <= BUDGET_MIB else f"**{_memory(runs)}**"
 
 
 def _range(runs: Runs) -> str:

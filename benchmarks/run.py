@@ -99,7 +99,7 @@ def compare(bench: Bench, merge: Merge, repetitions: int, rival_repetitions: int
         if turn < repetitions:
             runs["floor"].append(bench.floor(merge))
             runs["deltasmith"].append(bench.ours(merge, merge.name))
-        if turn < rival_repetitions and merge.rival is not None:
+        if turn < rival_repetitions:
             runs["mergekit"].append(bench.theirs(merge))
     return found | {name: [asdict(cost) for cost in costs] for name, costs in runs.items()}
 
@@ -129,12 +129,14 @@ def run(bench: Bench, arguments: argparse.Namespace) -> dict[str, Any]:
     }
     if with_rival:
         bench.theirs(MERGES[0])  # its modules compiled and in the page cache, as every later run finds them
+    theirs: dict[str | None, list[dict[str, float]]] = {None: []}
     for merge in MERGES:
         if merge.name in arguments.only:
             print(merge.title, flush=True)
-            results["merges"][merge.name] = compare(
-                bench, merge, arguments.repetitions, arguments.rival_repetitions
-            )
+            rival_repetitions = 0 if merge.rival in theirs else arguments.rival_repetitions
+            found = compare(bench, merge, arguments.repetitions, rival_repetitions)
+            found["mergekit"] = theirs.setdefault(merge.rival, found["mergekit"])
+            results["merges"][merge.name] = found
     if "plan" in arguments.only:
         print("plan", flush=True)
         bench.plan()
@@ -172,6 +174,8 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if unknown := set(arguments.only) - set(names):
         parser.error(f"--only: {', '.join(sorted(unknown))}: not one of {', '.join(names)}")
+    if arguments.record and set(arguments.only) != set(names):
+        parser.error("--record: the page shows all cases; leave out --only")
     if arguments.repetitions < 1:
         parser.error("--repetitions: at least 1")
     return arguments

@@ -83,6 +83,14 @@ def test_the_edit_is_two_prunings_combined(record, pruning):
         np.testing.assert_array_equal(got[name], expected)
 
 
+def test_ties_at_the_cut():
+    table = {"layers.0.q_proj.weight": np.ones((4, 5), np.float32)}
+    exact = edit_table(AmplifyPartitions(factors=(2.0, 1.0)), table)["layers.0.q_proj.weight"]
+    assert exact.reshape(-1).tolist() == [2.0] * 2 + [1.0] * 2 + [0.0] * 16
+    released = edit_table(AmplifyPartitionsEverywhere(factors=(2.0, 1.0)), table)
+    assert not released["layers.0.q_proj.weight"].any()
+
+
 def test_three_partitions():
     table = model()
     got = edit_table(AmplifyPartitions(densities=(0.1, 0.2, 0.4), factors=(3.0, 2.0, 1.0)), table)

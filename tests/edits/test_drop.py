@@ -108,6 +108,19 @@ def test_impossible_densities_are_refused(density):
             edit(density=density)
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_element_is_kept_where_its_bits_are_below_the_threshold(more):
+    # Element 0 of key 0 has the bits 0xE220A839.
+    p, one, ranks = (0xE220A839 + more) / 2**32, np.ones(1, np.float32), np.zeros(1, np.uint32)
+    assert drops.drop(one, 0, 0, p, 1.0)[0] == more
+    assert drops.mask_by_rank(one, ranks, 0, 0, (p, 0.0))[0] == more
+    assert (drops.drop_by_rank(one, ranks, 0, 0, (p, 0.0))[0] > 0) == more
+
+
+def test_counting_is_strict():
+    assert drops.count_above(np.array([2.0, -2.0, -3.0], np.float32), np.float32(2.0)) == 1
+
+
 @settings(deadline=None)  # the first call compiles
 @given(st.integers(0, 100))
 def test_sums_and_counts(n):

@@ -230,6 +230,7 @@ OUTSIDE_NAMES = (
     "",
     "model.bin",
     "model\0.safetensors",
+    "model\x1b.safetensors",
     ".safetensors",
     "~/model.safetensors",
 )

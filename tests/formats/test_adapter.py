@@ -191,6 +191,15 @@ def test_fault_36_rank_zero(tmp_path, config):
     assert f'the rank of module "{Q}" is' in refused(lambda: open_adapter(folder))
 
 
+def test_fault_36_factors_of_two_ranks(tmp_path):
+    for a, b in ((4, 2), (2, 4)):
+        arrays = {f"{Q}.lora_A.weight": factor(a, 3), f"{Q}.lora_B.weight": factor(5, b)}
+        folder = write_adapter(tmp_path / str(a), arrays)
+        assert f"the shapes [{a}, 3] and [5, {b}], but the rank is 2" in refused(
+            lambda f=folder: open_adapter(f)
+        )
+
+
 def test_fault_36_a_rank_that_the_factors_do_not_have(tmp_path):
     folder = write_adapter(tmp_path, pair(), r=4)
     message = refused(lambda: open_adapter(folder))
@@ -310,6 +319,9 @@ def test_what_it_was_trained_on_is_told(tmp_path):
     assert [s.name for s in adapter.sources] == ["adapter_model.safetensors", "adapter_config.json"]
     assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
     adapter.check_unchanged()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    message = refused(adapter.check_unchanged, DamagedInputError, 3)
+    assert "adapter_config.json" in message
 
 
 def test_fault_45_factors_that_are_not_finite_show_in_the_delta(tmp_path):

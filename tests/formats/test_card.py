@@ -54,9 +54,8 @@ def test_a_licence_is_stated_only_if_it_is_common(licences, common):
 
 def test_the_warning_says_who_says_what():
     parents = [Parent("a", "o/a", licence="mit"), Parent("b\x1b", "o/b")]
-    assert common_licence(parents)[1] == (
-        r"the inputs' licences are not one (a: mit, b\x1b: not stated), so the card states none: decide yourself",
-    )
+    (warning,) = common_licence(parents)[1]
+    assert warning.startswith(r"the inputs' licences are not one (a: mit, b\x1b: not stated), so the card")
 
 
 HOSTILE = [
@@ -104,7 +103,7 @@ def test_licences_are_read_from_cards(tmp_path):
         "# no front matter": None,
         "---\nlicense: [a, b]\n---\n": None,
         "---\nlicense: 'a b\u202e'\n---\n": None,
-        "---\na: &x 1\nlicense: *x\n---\n": None,
+        "---\na: &x mit\nlicense: *x\n---\n": None,
         "---\n{\n---\n": None,
         "---\n- a\n---\n": None,
         "---\n" + "[" * 5000 + "\n---\n": None,

@@ -213,6 +213,7 @@ def test_a_blob_in_the_shared_store_has_another_kind_of_name(tmp_path):
     [
         f"hub/models--o--n/blobs/{'a' * 40}",
         f"models--o--n/{NAME}",
+        f"models--o--n/refs/{NAME}",
         f"x/blobs/{NAME}",
         f"models--o--n/blobs/{NAME.upper()}",
     ],

@@ -98,6 +98,7 @@ def test_fault_49_empty_tensors_scalars_and_shared_offsets():
         "none": entry("F32", [0, 5], 4, 4),
         "none too": entry("F32", [3, 0], 4, 4),
         "one": entry("U8", [1, 1, 1], 4, 5),
+        "none, listed late": entry("U8", [0], 4, 4),
     }
     text = json.dumps(header).encode()
     parsed = parse_header(text, 8 + len(text) + 5, "x")
@@ -105,6 +106,7 @@ def test_fault_49_empty_tensors_scalars_and_shared_offsets():
         ("s", (), 1),
         ("none", (0, 5), 0),
         ("none too", (3, 0), 0),
+        ("none, listed late", (0,), 0),
         ("one", (1, 1, 1), 1),
     ]
     assert parsed.begins["one"] == parsed.data_start + 4

@@ -451,6 +451,14 @@ def test_fault_36_lora_files_of_other_tools(tmp_path, name):
     assert name in str(caught.value)
 
 
+def test_fault_36_lora_factors_in_a_folder_are_a_model_only_with_its_config(tmp_path):
+    write_model(tmp_path, {"x.lora_A.speech.weight": np.ones(2, np.float32)})
+    assert open_model(str(tmp_path)).checkpoint is not None
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(RefusedError, match="are LoRA factors"):
+        open_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("what", ["named pipe", "character device", "socket"])
 def test_fault_37_special_files_as_models(tmp_path, what):
     path = attacks.special_files(tmp_path)[what]

@@ -90,6 +90,11 @@ def test_a_fetched_model_is_pinned_to_its_commit(tmp_path, cached):
     assert (opened.name, opened.revision, opened.source) == ("o/n", COMMIT, "o/n")
 
 
+def test_a_folder_that_is_no_snapshot_has_no_revision(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path / "local"))
+    assert resolve("o/n", tmp_path).revision is None
+
+
 def test_a_fetched_adapter_keeps_its_revision(tmp_path, monkeypatch):
     arrays = {"q.lora_A.weight": np.ones((2, 3), np.float32), "q.lora_B.weight": np.ones((4, 2), np.float32)}
     folder = write_adapter(tmp_path / COMMIT, arrays)

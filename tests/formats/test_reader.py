@@ -180,6 +180,8 @@ def test_descriptors_are_few_and_reopened(tmp_path):
             assert read(shard, "x").tolist() == [i, i]
             assert files.open_count <= 3
             assert open_descriptors() - before <= 3
+    with files.descriptor(str(tmp_path / "0.st")):
+        assert files.open_count <= 3
     files.close()
     assert files.open_count == 0
     assert read(shards[4], "x").tolist() == [4, 4]

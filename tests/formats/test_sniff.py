@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from deltasmith.errors import DamagedInputError
+from deltasmith.errors import DamagedInputError, ResourceError
 from deltasmith.formats import sniff
 from deltasmith.formats.safetensors_reader import SafetensorsFile
 from deltasmith.formats.sniff import open_regular, read_head, what_it_is
@@ -63,6 +63,19 @@ def test_fault_17_unreadable(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sniff.os, "open", deny)
     assert "permission denied" in refused(open_regular, path)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_fault_54_too_many_open_files_is_a_matter_of_resources(tmp_path, monkeypatch, number):
+    path = attacks.small_file(tmp_path / "a.safetensors")
+
+    def fail(*args, **kwargs):
+        raise OSError(number, "Too many open files")
+
+    monkeypatch.setattr(sniff.os, "open", fail)
+    with pytest.raises(ResourceError, match="too many files are open") as caught:
+        open_regular(path)
+    assert caught.value.exit_code == 4
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "nul\0byte"])

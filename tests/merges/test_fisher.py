@@ -108,6 +108,13 @@ def test_wrong_statistics_are_refused() -> None:
         assert str(refused.value).startswith(message)
 
 
+def test_records_are_hashable_and_compare_by_their_fields() -> None:
+    one, same = Fisher(statistics=FILES), Fisher(statistics=dict(reversed(FILES.items())))
+    assert len({one, same}) == 1
+    assert one != Fisher(statistics=FILES, floored="all")
+    assert one != FisherAdded(statistics=FILES)
+
+
 def test_only_weight_space() -> None:
     assert (Fisher.space, Fisher.spaces) == ("weight", ("weight",))
 

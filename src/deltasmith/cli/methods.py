@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from deltasmith.cli.options import json_option, print_json
@@ -15,14 +17,15 @@ def command(as_json: bool) -> None:
 
     rows = methods()
     if as_json:
-        print_json([row.as_json() for row in rows])
+        print_json([asdict(row) for row in rows])
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "kind", "what it does", "paper"):
+    for column in ("name", "kind", "what it does", "dialects"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(row.name, row.kind, row.summary, row.paper)
+        table.add_row(row.name, row.kind, escape(row.summary), ", ".join(row.dialects))
     Console().print(table)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
-from deltasmith.cli.options import json_option, print_json, quiet_option
+from deltasmith.cli.options import human, json_option, print_json, quiet_option
 
 
 @click.command("verify")
@@ -18,6 +20,10 @@ def command(folder: str, threads: int | None, as_json: bool, quiet: bool) -> Non
 
     report = api.verify(folder, threads=threads)
     if as_json:
-        print_json(report.as_json())
+        print_json({"ok": report.ok, **asdict(report)})
     elif not quiet:
-        click.echo(str(report))
+        checked = "structure, hashes and values" if report.hashed else "structure and values (no hashes)"
+        files = f"{report.shards} file{'s' if report.shards != 1 else ''}"
+        click.echo(f"{report.folder}: {report.tensors} tensors, {human(report.nbytes)} in {files}; {checked} are right")
+        for note in report.notes:
+            click.echo(f"note: {note}")

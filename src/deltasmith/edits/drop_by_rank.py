@@ -32,8 +32,6 @@ __all__ = [
 
 Line = tuple[float, float]
 
-_ROUNDING = 1e-9  # 0.93 + 0.14 / 2 is 1.0000000000000002 in binary
-
 
 def keep_line(width: int, density: float, window: float) -> Line:
     """Return (top, slope): the element of rank r is kept with probability top - slope * r (paper: n steps).
@@ -43,7 +41,7 @@ def keep_line(width: int, density: float, window: float) -> Line:
     """
     if width == 1 or density == 1.0:
         return 1.0, 0.0
-    return min(1.0, density + window / 2), window / width
+    return density + window / 2, window / width
 
 
 def keep_line_inclusive(width: int, density: float, window: float) -> Line:
@@ -54,7 +52,7 @@ def keep_line_inclusive(width: int, density: float, window: float) -> Line:
     """
     if width == 1 or density == 1.0:
         return 1.0, 0.0
-    return min(1.0, density + window / 2), window / (width - 1)
+    return density + window / 2, window / (width - 1)
 
 
 def keep_probabilities(ranks: npt.NDArray[np.uint32], line: Line) -> npt.NDArray[np.float64]:
@@ -64,7 +62,7 @@ def keep_probabilities(ranks: npt.NDArray[np.uint32], line: Line) -> npt.NDArray
 
 def _problem(density: float, half: float) -> str:
     """Say what is wrong with keep probabilities of density +- half, or nothing."""
-    if density == 1.0 or (density - half > 0.0 and density + half <= 1.0 + _ROUNDING):
+    if density == 1.0 or (density - half > 0.0 and density + half <= 1.0):
         return ""
     return (
         f"keep probabilities would range from {density - half:.4g} to {density + half:.4g} "

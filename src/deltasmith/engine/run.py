@@ -16,14 +16,13 @@ from threadpoolctl import threadpool_limits
 from deltasmith.engine.evaluator import Evaluator, Scratch
 from deltasmith.engine.memory import Budget
 from deltasmith.engine.progress import Progress
-from deltasmith.engine.surveying import prepare, survey_locally
+from deltasmith.engine.surveying import needs_survey, prepare, survey_locally
 from deltasmith.engine.values import refuse_nonfinite
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.hashing import CHUNK, ChunkHasher
 from deltasmith.kernels.encode import encode
-from deltasmith.operation.protocols import Found
-from deltasmith.plan.plan import Plan, Row
+from deltasmith.plan.plan import Row
 
 __all__ = ["Sink", "execute"]
 
@@ -93,16 +92,16 @@ def _execute(
         prepare(evaluator, limits.threads, limits.tile, stop, progress.advance)
     progress.phase("merging", total)
     writer = _Writer(evaluator, sink, limits, progress)
-    for batch in _batches(plan, rows):
+    for batch in _batches(evaluator, rows):
         merged = [row for row in batch if row.action == "merge"]
         survey_locally(evaluator, merged, limits.threads, limits.tile, stop, lambda n: None)
         workers = [_Worker(Scratch(len(plan.columns))) for _ in range(limits.threads)]
         run_jobs(writer.jobs(batch), writer.work, workers, stop)
 
 
-def _batches(plan: Plan, rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Group tensors that need surveys of their own; without any such, all of them are one batch."""
-    if not any(_surveyed_alone(row) for row in rows):
+def _batches(evaluator: Evaluator, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Group tensors that still need surveys of their own; without any such, all of them are one batch."""
+    if not any(needs_survey(evaluator, row) for row in rows):
         yield list(rows)
         return
     batch: list[Row] = []
@@ -115,11 +114,6 @@ def _batches(plan: Plan, rows: Sequence[Row]) -> Iterator[list[Row]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _surveyed_alone(row: Row) -> bool:
-    sites = [site for sites in row.edits for site in sites] + ([row.merge] if row.merge else [])
-    return any(site.record.survey(Found()) is not None for site in sites)
 
 
 class _Writer:

@@ -17,9 +17,9 @@ from deltasmith.operation.reference import shaped
 from deltasmith.plan.plan import Row, Site
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["Asked", "prepare", "survey_locally"]
+__all__ = ["Asked", "needs_survey", "prepare", "survey_locally"]
 
-_PIECE = 256
+_PIECE = 512
 """Elements in one piece of a sampled survey: short, so that a sample of fixed size visits many places."""
 
 Key = tuple[Site, str]
@@ -70,6 +70,11 @@ def survey_locally(
     """Run the remaining surveys of these tensors, round by round."""
     while asked := _ask(evaluator, rows, None):
         _pass(evaluator, asked, threads, tile, stop, progress)
+
+
+def needs_survey(evaluator: Evaluator, row: Row) -> bool:
+    """Tell whether an operation still has to survey this tensor."""
+    return any(True for _ in _next_sites(evaluator, row, {}))
 
 
 def _on_demand(tile: int) -> Callable[[Evaluator, Row], None]:
@@ -187,14 +192,19 @@ def _spans(evaluator: Evaluator, asked: Asked, tile: int) -> Iterator[Job]:
 
 
 def _pieces(evaluator: Evaluator, asked: Asked, sample: int) -> Iterator[Job]:
-    """Spread pieces evenly over each tensor, at least one in each, about `sample` elements in all."""
+    """Spread pieces evenly over each tensor, at least one in each.
+
+    About `sample` elements in all where one survey is for all tensors, and in each tensor that has its own.
+    """
     rows = [evaluator.plan.by_name[name] for name in asked.rows]
     total = sum(row.spec.size for row in rows)
     for row in rows:
         size, span = row.spec.size, span_of(row.reach, row.name, row.spec.shape)
+        alone = any((site, row.name) in asked.surveys for site in asked.rows[row.name])
+        ground = size if alone else total
         piece = span * max(1, _PIECE // span)
-        count = max(1, round(sample / max(total, 1) * size / piece))
-        if total <= sample or count * piece >= size:
+        count = max(1, round(sample / max(ground, 1) * size / piece))
+        if ground <= sample or count * piece >= size:
             yield row, 0, size
             continue
         for i in range(count):

@@ -20,7 +20,7 @@ import numpy as np
 from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.hf_folder import within
 from deltasmith.formats.json_file import read_json_object
-from deltasmith.formats.safetensors_reader import SafetensorsFile
+from deltasmith.formats.safetensors_reader import Identity, SafetensorsFile, refuse_changed
 from deltasmith.kernels.decode import expand_low_rank
 from deltasmith.table.checkpoint import Floats, SourceFile, Spec
 from deltasmith.table.dtypes import DTYPES
@@ -87,20 +87,22 @@ class Adapter:
     pairs: tuple[Pair, ...]
     full: Mapping[str, str]
     base_name: str | None
+    config_path: str
+    config_identity: Identity
 
     @property
     def sources(self) -> tuple[SourceFile, ...]:
         """List the weights and the configuration, which holds the scaling."""
-        config = self.path / CONFIG
-        return (*self.file.sources, SourceFile(CONFIG, str(config), config.stat().st_size))
+        return (*self.file.sources, SourceFile(CONFIG, self.config_path, self.config_identity.nbytes))
 
     def check_unchanged(self) -> None:
-        """Refuse if the weights are no longer the ones that were opened.
+        """Refuse if weights or configuration are no longer the ones that were opened.
 
         Raises:
             DamagedInputError: naming the file and what is different.
         """
         self.file.check_unchanged()
+        refuse_changed(self.config_path, self.config_identity)
 
     def bind(self, base_specs: Mapping[str, Spec]) -> AdapterColumn:
         """Match the adapter with the base it changes, and return it as a column of the table.
@@ -212,7 +214,9 @@ def open_adapter(folder: str | Path) -> Adapter:
         RefusedError: a kind of adapter that is not plain LoRA, named; rank 0; tensors that nothing explains.
     """
     root = Path(folder)
-    config = read_json_object(within(root, CONFIG))
+    config_path = within(root, CONFIG)
+    config = read_json_object(config_path)
+    identity = Identity.of(Path(config_path).stat())
     _refuse_unsupported(config, str(root))
     weights = root / WEIGHTS
     if not weights.exists() and (root / "adapter_model.bin").exists():
@@ -227,7 +231,8 @@ def open_adapter(folder: str | Path) -> Adapter:
     if not pairs and not full:
         raise DamagedInputError("the adapter has no tensors", where=file.path, fix="save it again")
     base = config.get("base_model_name_or_path")
-    return Adapter(root, config, file, pairs, full, base if isinstance(base, str) and base else None)
+    base = base if isinstance(base, str) and base else None
+    return Adapter(root, config, file, pairs, full, base, config_path, identity)
 
 
 def refuse_foreign_lora(names: Iterable[str], where: str) -> None:

@@ -44,8 +44,6 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     """Read one line; None when it is torn, damaged, or not ours."""
-    if not line.endswith(b"\n"):
-        return None
     try:
         record = json.loads(line)["record"]
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -103,9 +103,7 @@ def plan_layout(specs: Iterable[Spec], shard_bytes: int) -> Layout:
     slots: dict[str, Slot] = {}
     for number, group in enumerate(groups):
         name = _shard_name(number, len(groups))
-        group.sort(
-            key=lambda spec: -spec.dtype.itemsize
-        )  # stable: names stay in natural order within a width
+        group.sort(key=lambda spec: -spec.dtype.itemsize)  # stable: natural order within a width
         header = _header(group, name)
         offset = len(header)
         for spec in group:

@@ -163,10 +163,9 @@ class NpzFile:
         try:
             with self._zip.open(member.entry) as stream:
                 data = stream.read(wanted)
-                longer = stream.read(1)
         except _BROKEN as cause:
             _refuse(f'array "{printable(member.spec.name)}" does not unpack', self.path, cause)
-        if len(data) != wanted or longer:
+        if len(data) != wanted:
             _refuse(f'array "{printable(member.spec.name)}" does not unpack to {wanted} bytes', self.path)
         values = np.frombuffer(data, dtype=np.uint8)[member.header :]
         if member.fortran:

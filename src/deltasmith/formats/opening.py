@@ -74,6 +74,10 @@ def open_model(source: str, relative_to: Path | None = None, *, offline: bool = 
     if _is_adapter(found.path):
         return _from_adapter(source, found)
     folder = open_folder(found.path)
+    if (
+        folder.config is None
+    ):  # some models have LoRA factors among their own tensors, and say so by a config.json
+        refuse_foreign_lora(folder.checkpoint.specs, str(found.path))
     return OpenedModel(
         source,
         found.name,

@@ -82,23 +82,13 @@ class Output:
         permission).
         """
         out = resolve_output(Path(out))
+        partial = _neighbour(out, "partial", plan_hash)
+        lock = _claim(out, _neighbour(out, "replaced", plan_hash), inputs, overwrite=overwrite)
         try:
-            check_place(out, inputs, overwrite=overwrite)
-        except RefusedError:
-            sweep_lock(out)
-            raise
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise resource_error(cause, out.parent) from cause
-        lock = take_lock(out)
-        try:
-            replaced = _neighbour(out, "replaced", plan_hash)
-            if replaced.is_dir() and not os.path.lexists(out):
-                replaced.rename(out)  # an earlier run was killed between two renames: the old model goes back
-            check_place(out, inputs, overwrite=overwrite)  # whoever held the lock before may have published
-            finished, journal = _resume(_neighbour(out, "partial", plan_hash), layout, plan_hash, recheck)
+            finished, journal = _resume(partial, layout, plan_hash, recheck)
         except BaseException:
+            if not (partial / JOURNAL_NAME).exists():
+                shutil.rmtree(partial, ignore_errors=True)
             lock.release()
             raise
         output = cls(out, layout, plan_hash, lock, journal, overwrite=overwrite)
@@ -180,7 +170,7 @@ class Output:
     def _move_in(self) -> None:
         """Rename the partial folder, less its journal, to OUT; put the journal back if that fails.
 
-        Killed between the two, a run has to be repeated from the beginning: that is the price for never showing a
+        Killed between the two, a run has to be repeated from the beginning: the price for never showing a
         journal in OUT, and for never mistaking an old model, swapped out, for a half-written new one.
         """
         journal = self.partial / JOURNAL_NAME
@@ -260,6 +250,28 @@ def _useless(error: BaseException) -> bool:
 def _neighbour(out: Path, kind: str, plan_hash: str) -> Path:
     """Name a folder beside OUT: `partial` is being written, `replaced` an old OUT that has made room."""
     return out.with_name(f"{out.name}.{kind}-{plan_hash[:8]}")
+
+
+def _claim(out: Path, replaced: Path, inputs: Sequence[Path], *, overwrite: bool) -> Lock:
+    """Check the place, lock it, and check again: whoever held the lock before may have published."""
+    try:
+        check_place(out, inputs, overwrite=overwrite)
+    except RefusedError:
+        sweep_lock(out)
+        raise
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise resource_error(cause, out.parent) from cause
+    lock = take_lock(out)
+    try:
+        if replaced.is_dir() and not os.path.lexists(out):
+            replaced.rename(out)  # an earlier run was killed between two renames: the old model goes back
+        check_place(out, inputs, overwrite=overwrite)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def _resume(partial: Path, layout: Layout, plan: str, recheck: bool) -> tuple[dict[str, str], Journal]:

@@ -187,30 +187,38 @@ def _check_metadata(metadata: Any, where: str) -> Mapping[str, str]:
 
 def _check_entry(name: str, entry: Any, where: str) -> tuple[Spec, int, int]:
     """Return the spec and the payload range of one entry, once all of it makes sense by itself."""
-
-    def refuse(problem: str) -> NoReturn:
-        raise DamagedInputError(f'tensor "{printable(name)}" {problem}', where=where, fix=_FETCH)
-
     if not isinstance(entry, dict) or entry.keys() != _ENTRY:
-        refuse("is not described by exactly dtype, shape and data_offsets")
+        _refuse_entry(name, "is not described by exactly dtype, shape and data_offsets", where)
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     dtype = BY_CODE.get(code) if isinstance(code, str) else None
     if dtype is None:
-        refuse(f"has the element type {printable(repr(code), 40)}, which is not supported")
+        problem = f"has the element type {printable(repr(code), 40)}, which is not supported"
+        _refuse_entry(name, problem, where)
     if not isinstance(shape, list) or len(shape) > _MAX_RANK:
-        refuse(f"has a shape that is no list of at most {_MAX_RANK} dimensions")
+        _refuse_entry(name, f"has a shape that is no list of at most {_MAX_RANK} dimensions", where)
     if not isinstance(offsets, list) or len(offsets) != 2:
-        refuse("has data_offsets that are not two numbers")
-    # `type is int` and not isinstance: true and false are ints to Python.
-    if not all(type(d) is int and 0 <= d < _MAX_DIMENSION for d in shape):
-        refuse(f"has the shape {printable(str(shape), 80)}: dimensions are whole numbers from 0 to 2^48")
+        _refuse_entry(name, "has data_offsets that are not two numbers", where)
+    for dimension in shape:
+        # `type is int` and not isinstance: true and false are ints to Python.
+        if type(dimension) is not int or not 0 <= dimension < _MAX_DIMENSION:
+            problem = (
+                f"has the shape {printable(str(shape), 80)}: dimensions are whole numbers from 0 to 2^48"
+            )
+            _refuse_entry(name, problem, where)
     begin, end = offsets
     if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-        refuse(f"has the data_offsets {printable(str(offsets), 80)}, which are no byte range")
+        problem = f"has the data_offsets {printable(str(offsets), 80)}, which are no byte range"
+        _refuse_entry(name, problem, where)
     spec = Spec(name, tuple(shape), dtype)
     if spec.nbytes != end - begin:
-        refuse(f"needs {spec.nbytes} bytes for {dtype} {shape} but its data_offsets span {end - begin}")
+        needs = f"needs {spec.nbytes} bytes for {dtype} {shape} but its data_offsets span {end - begin}"
+        _refuse_entry(name, needs, where)
     return spec, begin, end
+
+
+def _refuse_entry(name: str, problem: str, where: str) -> NoReturn:
+    """Raise the error of one tensor."""
+    raise DamagedInputError(f'tensor "{printable(name)}" {problem}', where=where, fix=_FETCH)
 
 
 def _check_ranges(located: list[tuple[int, int, Spec]], payload: int, where: str) -> None:

@@ -52,7 +52,7 @@ class Files:
     unused for longest is closed first. May be used from any number of threads.
     """
 
-    def __init__(self, limit: int = 64) -> None:
+    def __init__(self, limit: int = 16) -> None:
         """Open nothing yet."""
         self._limit = limit
         self._lock = threading.Lock()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from deltasmith.errors import DamagedInputError
+from deltasmith.errors import DamagedInputError, ResourceError
 
 __all__ = ["open_regular", "read_head", "what_it_is"]
 
@@ -40,6 +41,7 @@ def open_regular(path: str | Path) -> int:
 
     Raises:
         DamagedInputError: nothing is there, it may not be read, or it is a directory, pipe, device or socket.
+        ResourceError: too many files are open.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
@@ -48,6 +50,9 @@ def open_regular(path: str | Path) -> int:
         )  # first, because merely opening some devices does things
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as cause:
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            fix = "raise the limit (ulimit -n)"
+            raise ResourceError("too many files are open", where=str(path), fix=fix) from cause
         raise DamagedInputError(_reason(cause), where=str(path), fix=_remedy(cause)) from cause
     try:
         _refuse_special(os.fstat(descriptor).st_mode, path)  # again: the name may lead elsewhere by now

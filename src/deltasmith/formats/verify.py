@@ -103,16 +103,7 @@ def examine(folder: Path, *, threads: int = 1) -> Report:
     shards = [name for name in names if name.endswith(".safetensors")]
     _check_strays(names, found)
     with ExitStack() as stack:
-        opened: dict[str, tuple[int, Header]] = {}
-        for shard in shards:
-            try:
-                fd = open_regular(folder / shard)
-                stack.callback(os.close, fd)
-                opened[shard] = (fd, read_header(fd, shard))
-            except DamagedInputError as error:
-                found.problems.append(str(error))
-        if not shards:
-            found.problems.append("there is no *.safetensors file")
+        opened = _opened(folder, shards, stack, found)
         homes = _homes(opened, found)
         _check_index(folder, names, shards, homes, found)
         manifest = _manifest(folder, names, found)
@@ -128,6 +119,23 @@ def examine(folder: Path, *, threads: int = 1) -> Report:
         problems=tuple(found.problems),
         notes=tuple(found.notes),
     )
+
+
+def _opened(
+    folder: Path, shards: list[str], stack: ExitStack, found: _Findings
+) -> dict[str, tuple[int, Header]]:
+    """Open every shard and read its header; what cannot be read is a problem and left out."""
+    opened: dict[str, tuple[int, Header]] = {}
+    for shard in shards:
+        try:
+            fd = open_regular(folder / shard)
+            stack.callback(os.close, fd)
+            opened[shard] = (fd, read_header(fd, shard))
+        except DamagedInputError as error:
+            found.problems.append(str(error))
+    if not shards:
+        found.problems.append("there is no *.safetensors file")
+    return opened
 
 
 def _check_strays(names: list[str], found: _Findings) -> None:

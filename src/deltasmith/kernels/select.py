@@ -12,30 +12,20 @@ from numba import njit
 
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["count_equal", "histogram", "keep_above"]
+__all__ = ["EMPTY", "MIXED", "collect", "count_equal", "histogram", "keep_above", "note_values"]
 
 Counts = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint32]
 
-_SIGNLESS = np.uint32(0x7FFFFFFF)
+EMPTY, MIXED = 0xFFFFFFFF, 0xFFFFFFFE
 
 
 @njit(nogil=True, cache=True)
-def histogram(
-    scores: Floats,
-    low: int,
-    span: int,
-    shift: int,
-    bins: npt.NDArray[np.uint32],
-    slots: npt.NDArray[np.int8],
-    tied: npt.NDArray[np.int64],
-    inside: npt.NDArray[np.uint32],
-) -> int:
-    """Count |score| patterns in [low, low + span): bins[(bits - low) >> shift] += 1; return how many lie above.
+def collect(scores: Floats, low: int, span: int, inside: Bits) -> tuple[int, int]:
+    """Write the offsets of |score| patterns in [low, low + span) to `inside`; return how many, and how many lie above.
 
-    `slots[bin]` >= 0 names a value whose occurrences are counted apart in `tied`, for tie-breaking. `inside` is
-    scratch with room for one more than `scores`. The two loops over all scores have no branch that depends on the
-    data: which of them are large is as good as random, and a mispredicted branch costs more than both loops.
+    `inside` is scratch with room for one more than `scores`. The loops have no branch that depends on the data:
+    which values are large is as good as random, and a mispredicted branch costs more than both loops.
     """
     bits = scores.view(np.uint32)
     mask = np.uint32(0x7FFFFFFF)
@@ -50,14 +40,32 @@ def histogram(
         offset = (bits[i] & mask) - base  # wraps around below the bracket, to beyond its width
         inside[count] = offset
         count += offset < width
+    return count, above
+
+
+@njit(nogil=True, cache=True)
+def histogram(offsets: Bits, shift: int, bins: Bits, slots: npt.NDArray[np.int8], tied: Counts) -> None:
+    """Add bins[offset >> shift] += 1; where slots[bin] >= 0, count the bin apart in `tied` as well."""
     right = np.uint32(shift)
-    for j in range(count):
-        index = inside[j] >> right
+    for j in range(offsets.size):
+        index = offsets[j] >> right
         bins[index] += np.uint32(1)
         slot = slots[index]
         if slot >= 0:
             tied[slot] += 1
-    return above
+
+
+@njit(nogil=True, cache=True)
+def note_values(offsets: Bits, shift: int, values: Bits) -> None:
+    """Remember for each bin the one offset it has met: EMPTY before the first, MIXED after a different one."""
+    right = np.uint32(shift)
+    for j in range(offsets.size):
+        index = offsets[j] >> right
+        known = values[index]
+        if known == np.uint32(EMPTY):
+            values[index] = offsets[j]
+        elif known != offsets[j]:
+            values[index] = np.uint32(MIXED)
 
 
 @njit(nogil=True, cache=True)

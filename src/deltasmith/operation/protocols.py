@@ -131,7 +131,7 @@ class Survey(Protocol):
 
     @property
     def sample(self) -> int:
-        """Return 0 to see every element, or n to see pieces of every tensor, about n elements in all."""
+        """Return 0 to see every element, or n to see pieces of every tensor, about n elements of the scope."""
 
     def start(self) -> Any:
         """Return an empty tally."""

@@ -53,9 +53,7 @@ def align(base: Checkpoint | None, columns: Sequence[Column], wishes: Wishes) ->
     depths = Depths.of(specs)
     sites = _Sites()
     rows = tuple(_row(spec, columns, wishes, home, depths, sites) for spec in _sorted(specs))
-    merged = sum(row.action == "merge" for row in rows)
-    if not merged:
-        raise RefusedError(f"no tensor is merged: where: {wishes.where!r} matches none", fix="widen `where`")
+    _refuse_idle_globs([row.name for row in rows if row.action == "merge"], columns, wishes)
     notes += _notes(rows)
     return Plan(
         base,
@@ -133,6 +131,22 @@ def _refuse_misfits(
         head = "the models do not line up" if len(problems) > 1 else "a model does not line up"
         fix = "merge models of one family, or narrow `where` to the tensors they share"
         raise RefusedError(f"{head} with {home}: " + " | ".join(problems), fix=fix)
+
+
+def _refuse_idle_globs(merged: Sequence[str], columns: Sequence[Column], wishes: Wishes) -> None:
+    """Refuse a glob that matches nothing: it is misspelt more often than meant."""
+    if not merged:
+        raise RecipeError(
+            f"no tensor is merged: where: {printable(repr(wishes.where))} matches none", fix="widen `where`"
+        )
+    for column in columns:
+        for rule in column.edits:
+            if not any(matches(rule.where, name) for name in merged):
+                raise RecipeError(
+                    f"an edit of {printable(column.label)} touches no tensor: where:"
+                    f" {printable(repr(rule.where))} matches none",
+                    fix="widen `where`, or leave the edit out",
+                )
 
 
 def _shape_problems(specs: Mapping[str, Spec], column: Column, wishes: Wishes, home: str) -> list[str]:

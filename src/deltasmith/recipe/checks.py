@@ -103,7 +103,7 @@ class _Reader:
             what = f"a recipe must be a mapping of keys to values, not {describe(root)}"
             self.problems.add(root.mark, what, "start with base: and models:")
             return None
-        before = len(self.problems.found)
+        before = self.problems.reports
         node = expand_node(root, self.problems)
         self._unknown_keys(node)
         dialect = self._dialect(node)
@@ -116,7 +116,7 @@ class _Reader:
         merge = cast(Merge, found)
         together = Together(node, merge, models, self.problems)
         together.check()
-        if len(self.problems.found) > before:
+        if self.problems.reports > before:
             return None
         space = values.pop("space", None) or merge.space
         models = together.with_statistics()
@@ -169,11 +169,13 @@ class _Reader:
                 self.problems.add(node.mark, what, "merge in steps")
                 return None
             self.files.append(real)
-            recipe = self.recipe(parse(text, str(path)), path.parent)
-            self.files.pop()
-            return recipe
+            try:
+                return self.recipe(parse(text, str(path)), path.parent)
+            finally:
+                self.files.pop()
         except RecipeProblems as error:
-            self.problems.found.extend(error.problems)
+            for problem in error.problems:
+                self.problems.add(problem.mark, problem.what, problem.fix)
         except RecipeError as error:
             self.problems.add(node.mark, error.what, error.fix)
         return None

@@ -36,8 +36,8 @@ def expand_node(recipe: Keyed, problems: Problems) -> Keyed:
         what = (
             f"unknown preset {quoted(plain(named))}" if isinstance(named, Scalar) else "preset must be a name"
         )
-        near = suggestion(str(plain(named)), PRESETS) or "see `deltasmith methods`"
-        problems.add(named.mark, what, near)
+        near = suggestion(str(plain(named)), PRESETS) if isinstance(named, Scalar) else ""
+        problems.add(named.mark, what, near or "see `deltasmith methods`")
         return common  # the keys that mean the same with any preset can still be judged
     said = recipe.get("dialect")
     dialect = cast(Dialect, plain(said)) if said and plain(said) in DIALECTS else "paper"

@@ -74,8 +74,8 @@ _ONE_FACTOR = (
     "short tensors"
 )
 _BIASED = (
-    f"{_ONE_FACTOR}, and biased: at density 0.4 and epsilon 0.1 the largest tenth comes out at 1.11 of its size "
-    "on average, the smallest at 0.71."
+    f"{_ONE_FACTOR}, and biased: at density 0.4 and epsilon 0.1 the largest tenth comes out at 1.11 of its "
+    "size on average, the smallest at 0.71."
 )
 
 _MAGPRUNE = (

@@ -108,7 +108,7 @@ def _build(
 ) -> Any:
     known = record.model_fields
     values: dict[str, Any] = dict(defaults)
-    before = len(problems.found)
+    before = problems.reports
     for entry in fields:
         key: str | None = entry.key
         if key not in known:
@@ -126,7 +126,7 @@ def _build(
         if key not in values and info.is_required():
             words = range_words(info)
             problems.add(mark, f"{name} needs {quoted(key)}", f"a number {words}" if words else "")
-    if len(problems.found) > before:
+    if problems.reports > before:
         return None
     try:
         return record(**values)
@@ -180,7 +180,7 @@ def range_words(info: FieldInfo) -> str:
 
 def checked(name: str, info: FieldInfo, node: Node, problems: Problems) -> Any:
     """Return the value of one field, or MISSING after reporting every leaf that is wrong."""
-    before = len(problems.found)
+    before = problems.reports
     required = required_part(info)
     if required is not info and plain(node) is None:
         return None
@@ -188,7 +188,7 @@ def checked(name: str, info: FieldInfo, node: Node, problems: Problems) -> Any:
     if schedulable(info):
         for leaf in _leaves(name, node, problems):
             _leaf(name, info, leaf, problems)
-        return plain(node) if len(problems.found) == before else MISSING
+        return plain(node) if problems.reports == before else MISSING
     return _leaf(name, info, node, problems)
 
 

@@ -167,8 +167,8 @@ def for_label(entry: Entry, label: str, labels: tuple[str, ...], problems: Probl
 EXPO_ALPHA = 0.3
 """The gentler of the two values the authors' page calls usually good (0.3 and 0.5)."""
 
-_ALPHA = Extra("alpha", _scale_from_alpha, "how far to go beyond the model: scale is 1 + alpha", EXPO_ALPHA)
-_EXAMPLES = Extra("examples", _weights_from_examples, "training examples of each model: {label: number}")
+_ALPHA = Extra("alpha", _scale_from_alpha, "How far to go beyond the model: scale is 1 + alpha.", EXPO_ALPHA)
+_EXAMPLES = Extra("examples", _weights_from_examples, "Training examples of each model: {label: number}.")
 
 _WINDOW = 0.14
 """The example of DELLA's authors; with a window of 0 it would be DARE."""

@@ -50,12 +50,14 @@ class RecipeProblems(RecipeError):
 
 @dataclass
 class Problems:
-    """The problems found so far."""
+    """The problems found so far; `reports` counts them with repetitions, to tell whether a part was right."""
 
     found: list[Problem] = field(default_factory=list)
+    reports: int = 0
 
     def add(self, mark: Mark, what: str, fix: str = "") -> None:
         """Note one problem; the same one is noted once."""
+        self.reports += 1
         problem = Problem(mark, what, fix)
         if problem not in self.found:
             self.found.append(problem)

@@ -1,7 +1,7 @@
-"""The JSON Schema of recipes, generated from the records, for editors that complete and check while one types.
+"""The JSON Schema of recipes, generated from the records, for editors that check while one types.
 
-Draft 7, because that is what editors read. It accepts every recipe that `checks` accepts, and refuses misspelt
-keys and values out of range; what needs several keys at once (labels, spaces, counts) only `checks` sees.
+Draft 7, because that is what editors read. It accepts every recipe that `checks` accepts and refuses misspelt
+keys and values out of range; what takes several keys at once (labels, spaces, counts) only `checks` sees.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _bare(schema: Schema) -> Schema:
 
 
 def _preset_rule(preset: Preset, own: dict[str, list[Schema]]) -> Schema:
-    """Return the rule that holds where `preset` has this name, and add its fields to those that exist at all."""
+    """Return the rule for recipes with this preset, and add its fields to those that exist at all."""
     fields: dict[str, list[Schema]] = {}
     for dialect in DIALECTS:
         for key, (kind, position) in fields_of(preset, dialect).items():

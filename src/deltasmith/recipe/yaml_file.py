@@ -207,6 +207,13 @@ class _Dumper(yaml.SafeDumper):
         """Write a value that occurs twice twice."""
         return True
 
+    def represent(self, data: Any) -> None:
+        """Write the outermost collection as a block, even where it is short."""
+        node = self.represent_data(data)
+        if isinstance(node, yaml.CollectionNode):
+            node.flow_style = False
+        self.serialize(node)
+
 
 _Dumper.add_implicit_resolver(
     "tag:deltasmith,number", re.compile(f"^(?:{_FLOAT.pattern}|{_BASED.pattern})$"), list("-+.0123456789")

@@ -23,11 +23,12 @@ __all__ = ["Cut", "at_least", "cut", "keep", "kept", "magnitude", "next_survey"]
 
 Score = Callable[[Sequence[Floats], Place], Floats]
 Keep = Callable[[int], int]
+Bits = npt.NDArray[np.uint32]
 Counts = npt.NDArray[np.int64]
 
 _END = 0x7F800001  # one past the pattern of infinity: every finite magnitude and infinity lie below
 _BINS = 1 << 20  # 4 MiB of counters per worker: one bin per pattern for brackets about 12 % wide
-_SAMPLE = 1 << 20
+_SAMPLES = {"global": 1 << 19, "tensor": 1 << 16}
 _MARGIN = 0.01  # of the sample on either side of the guess; a miss costs a round, never exactness
 _SLOTS = 8  # likely tie values counted along the way
 
@@ -54,7 +55,7 @@ class Cut:
     @property
     def threshold(self) -> float:
         """Return the smallest kept score (infinity where nothing is kept)."""
-        return float(np.array([max(self.pattern, 0)], dtype=np.uint32).view(np.float32)[0])
+        return float(np.array([self.pattern], dtype=np.uint32).view(np.float32)[0])
 
     def quota_at(self, place: Place) -> int:
         """Return how many ties may still be kept in the tile at `place`."""
@@ -109,7 +110,7 @@ def keep(values: Floats, ends: Cut, place: Place) -> Floats:
     """Zero every value that the cut by magnitude does not keep; any shape, a new array."""
     flat = np.ascontiguousarray(values).reshape(-1)
     out = np.empty_like(flat)
-    kernels.keep_above(flat, ends.pattern & 0xFFFFFFFF, ends.quota_at(place), out)
+    kernels.keep_above(flat, ends.pattern, ends.quota_at(place), out)
     return out.reshape(values.shape)
 
 
@@ -135,7 +136,7 @@ def _patterns(scores: Floats) -> npt.NDArray[np.int64]:
 
 @dataclass
 class _Sampled:
-    pieces: list[npt.NDArray[np.uint32]] = field(default_factory=list)
+    pieces: list[Bits] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
 
 
@@ -146,14 +147,17 @@ class _Sample:
     scope: Scope
     keep: Keep
     score: Score
-    sample: int = _SAMPLE
+
+    @property
+    def sample(self) -> int:
+        return _SAMPLES[self.scope]
 
     def start(self) -> _Sampled:
         return _Sampled()
 
     def tally(self, acc: _Sampled, cells: Sequence[Floats], place: Place) -> None:
         scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
-        bits = scores.view(np.uint32)[:: 1 + scores.size // (_SAMPLE + 1)]
+        bits = scores.view(np.uint32)[:: 1 + scores.size // (self.sample + 1)]
         acc.pieces.append(bits & np.uint32(0x7FFFFFFF))
         acc.sizes[place.name] = place.size
 
@@ -163,7 +167,7 @@ class _Sample:
         seen = np.concatenate(pieces) if pieces else np.empty(0, np.uint32)
         wanted = self.keep(total)
         if wanted >= total:
-            return Cut(total, total, pattern=-1, quota=0, equal=0)
+            return Cut(total, total, pattern=0, quota=0, equal=0)  # every pattern is at least 0
         if wanted <= 0:
             return Cut(0, total, pattern=_END, quota=0, equal=0)
         if seen.size == total:
@@ -171,7 +175,7 @@ class _Sample:
         return _guess(seen, wanted, total)
 
 
-def _exact(seen: npt.NDArray[np.uint32], wanted: int) -> Cut | Tied:
+def _exact(seen: Bits, wanted: int) -> Cut | Tied:
     pattern = int(np.partition(seen, seen.size - wanted)[seen.size - wanted])
     quota = wanted - int(np.count_nonzero(seen > pattern))
     equal = int(np.count_nonzero(seen == pattern))
@@ -179,34 +183,37 @@ def _exact(seen: npt.NDArray[np.uint32], wanted: int) -> Cut | Tied:
     return found if quota == equal else Tied(found)
 
 
-def _guess(seen: npt.NDArray[np.uint32], wanted: int, total: int) -> Bracket:
-    """Bracket the sample's quantile by a margin of ranks, narrower where the bins would not suffice."""
+def _guess(seen: Bits, wanted: int, total: int) -> Bracket:
+    """Bracket the sample's quantile by a margin of ranks.
+
+    The margin is generous where values repeat, since then few of them fill it however many bins they span. It is
+    narrower where they do not and the bins would not suffice: then it is a matter of sampling error alone.
+    """
     share = wanted / total
     middle = seen.size - 1 - min(seen.size - 1, int(seen.size * share))
     sure = int(4 * (share * (1 - share) * seen.size) ** 0.5) + 8
-    wide = max(sure, int(seen.size * _MARGIN))
-    ends = sorted({max(0, middle - wide), max(0, middle - sure), middle})
-    ends += [min(seen.size - 1, middle + sure), min(seen.size - 1, middle + wide)]
-    ordered = np.partition(seen, ends)
-    for margin in (wide, sure):
+    margins = [max(sure, int(seen.size * _MARGIN / part)) for part in (1, 2, 4)]
+    ordered = np.sort(seen)
+    for margin in margins:
         first, last = max(0, middle - margin), min(seen.size - 1, middle + margin)
         low = 0 if first == 0 else int(ordered[first])
         high = _END if last == seen.size - 1 else int(ordered[last]) + 1
-        if high - low <= _BINS:
+        inside, ranks = np.unique(ordered[first : last + 1], return_index=True)
+        if high - low <= _BINS or 2 * inside.size < last - first:
             break
     # The threshold is probably one of the sampled values nearest to the guess: if values repeat, count those.
-    inside, ranks = np.unique(np.sort(ordered[first : last + 1]), return_index=True)
     nearest = inside[np.argsort(np.abs(ranks + first - middle), kind="stable")[:_SLOTS]]
     return Bracket(wanted, total, low, high, tuple(int(v) for v in nearest))
 
 
 @dataclass
 class _Counted:
-    bins: npt.NDArray[np.uint32]
-    inside: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    bins: Bits
+    values: Bits
+    inside: Bits = field(default_factory=lambda: np.empty(0, np.uint32))
     above: int = 0
 
-    def room(self, n: int) -> npt.NDArray[np.uint32]:
+    def room(self, n: int) -> Bits:
         """Return the kernel's scratch, reused from block to block."""
         if self.inside.size <= n:
             self.inside = np.empty(n + 1, np.uint32)
@@ -214,7 +221,11 @@ class _Counted:
 
 
 class _Count:
-    """Round 2: histogram the bracket, count what lies above it, and count likely ties block by block."""
+    """Round 2: histogram the bracket, count what lies above it, and count likely ties block by block.
+
+    Where bins hold several patterns each, they also remember whether they have met more than one: deltas of 16-bit
+    models take few values, and a bin that has met a single one is as good as exact.
+    """
 
     sample = 0
 
@@ -222,23 +233,23 @@ class _Count:
         self.scope, self.bracket, self.score = scope, bracket, score
         self.size = -(-(bracket.high - bracket.low) // (1 << bracket.shift))
         self.slots = np.full(self.size, -1, np.int8)
-        if bracket.shift == 0:
-            for slot, pattern in enumerate(bracket.likely):
-                if bracket.low <= pattern < bracket.high:
-                    self.slots[pattern - bracket.low] = slot
+        for slot, pattern in enumerate(bracket.likely):
+            self.slots[(pattern - bracket.low) >> bracket.shift] = slot
         self.ties = _TieTable(len(bracket.likely))
 
     def start(self) -> _Counted:
-        return _Counted(np.zeros(self.size, np.uint32))
+        coarse = self.size if self.bracket.shift else 0
+        return _Counted(np.zeros(self.size, np.uint32), np.full(coarse, kernels.EMPTY, np.uint32))
 
     def tally(self, acc: _Counted, cells: Sequence[Floats], place: Place) -> None:
         scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
-        tied = np.zeros(_SLOTS, np.int64)
         bracket, room = self.bracket, acc.room(scores.size)
-        span = bracket.high - bracket.low
-        acc.above += kernels.histogram(
-            scores, bracket.low, span, bracket.shift, acc.bins, self.slots, tied, room
-        )
+        count, above = kernels.collect(scores, bracket.low, bracket.high - bracket.low, room)
+        tied = np.zeros(_SLOTS, np.int64)
+        kernels.histogram(room[:count], bracket.shift, acc.bins, self.slots, tied)
+        if bracket.shift:
+            kernels.note_values(room[:count], bracket.shift, acc.values)
+        acc.above += above
         self.ties.add(place, tied)
 
     def conclude(self, accs: Sequence[_Counted]) -> Cut | Bracket | Tied:
@@ -251,18 +262,30 @@ class _Count:
         if at_or_above[-1] < bracket.keep:
             return Bracket(bracket.keep, bracket.total, 0, bracket.low)
         index = bins.size - 1 - int(np.searchsorted(at_or_above, bracket.keep))
-        low = bracket.low + (index << bracket.shift)
-        if bracket.shift:
-            high = min(_END, low + (1 << bracket.shift))
-            likely = tuple(v for v in bracket.likely if low <= v < high)
-            return Bracket(bracket.keep, bracket.total, low, high, likely)
+        pattern = self._value(accs, index)
+        if pattern is None:
+            return self._narrower(index)
         equal = int(bins[index])
         quota = bracket.keep - int(at_or_above[bins.size - 1 - index] - equal)
-        found = Cut(bracket.keep, bracket.total, low, quota, equal)
+        found = Cut(bracket.keep, bracket.total, pattern, quota, equal)
         if quota == equal:
             return found
         slot = int(self.slots[index])
         return Tied(found) if slot < 0 else self.ties.break_ties(found, slot)
+
+    def _value(self, accs: Sequence[_Counted], index: int) -> int | None:
+        """Return the only pattern that bin has met, or None where it has met several."""
+        if not self.bracket.shift:
+            return self.bracket.low + index
+        met = {int(acc.values[index]) for acc in accs} - {kernels.EMPTY}
+        return self.bracket.low + met.pop() if len(met) == 1 and kernels.MIXED not in met else None
+
+    def _narrower(self, index: int) -> Bracket:
+        bracket = self.bracket
+        low = bracket.low + (index << bracket.shift)
+        high = min(_END, low + (1 << bracket.shift))
+        likely = tuple(v for v in bracket.likely if low <= v < high)
+        return Bracket(bracket.keep, bracket.total, low, high, likely)
 
 
 class _CountTies:
@@ -290,7 +313,7 @@ class _TieTable:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.counts: dict[str, npt.NDArray[np.uint32]] = {}
+        self.counts: dict[str, Bits] = {}
 
     def add(self, place: Place, tied: Counts) -> None:
         if not self.slots or not tied.any():

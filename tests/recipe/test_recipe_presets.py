@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from recipe_cases import EXAMPLES, TWO
 
 from deltasmith.edits.amplify_partitions import AmplifyPartitions
 from deltasmith.edits.drop import Drop, DropMatchL1
@@ -21,30 +22,8 @@ from deltasmith.recipe.explain import explain
 from deltasmith.recipe.model import to_mapping
 from deltasmith.recipe.presets import COMMON, PRESETS, fields_of
 from deltasmith.recipe.problems import RecipeProblems
-from deltasmith.recipe.yaml_file import parse
 from deltasmith.recipe.tree import plain
-
-TWO = "base: b\nmodels: [{model: x, label: math}, {model: y, label: code}]\n"
-
-EXAMPLES = {
-    "breadcrumbs": "density: 0.15",
-    "breadcrumbs_ties": "density: 0.15",
-    "cabs": "n: 1\nm: 4",
-    "dare": "density: 0.5",
-    "dare_ties": "density: 0.5",
-    "della": "density: 0.7",
-    "della_linear": "density: 0.7",
-    "dppa": "factors: [1.8, 1.0]",
-    "emr": "task: math",
-    "fedavg": "examples: {math: 3, code: 1}",
-    "fisher": "statistics: {math: m.st, code: c.st}",
-    "magnitude": "density: 0.2",
-    "magprune": "density: 0.7",
-    "passthrough": "model: math",
-    "regmean": "statistics: {math: m.st, code: c.st}",
-    "tall": "task: math",
-    "twin": "task: math",
-}
+from deltasmith.recipe.yaml_file import parse
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -137,7 +116,9 @@ def test_expo_is_a_scale():
 
 
 def test_fedavg_weighs_by_examples():
-    recipe = loads("models: [{model: x, label: a}, {model: y, label: b}]\npreset: fedavg\nexamples: {a: 1, b: 3}\n")
+    recipe = loads(
+        "models: [{model: x, label: a}, {model: y, label: b}]\npreset: fedavg\nexamples: {a: 1, b: 3}\n"
+    )
     assert [entry.weight for entry in recipe.models] == [1.0, 3.0]
     assert recipe.space == "weight"
 
@@ -147,7 +128,10 @@ def test_fedavg_weighs_by_examples():
     [
         ("preset: dare", ['r.yaml:3:9: drop needs "density"; a number above 0 and at most 1']),
         ("preset: dare\ndensity: 2", ["r.yaml:4:10: density must be above 0 and at most 1, not 2"]),
-        ("preset: dare\ndensity: {math: 2, code: 0.5}", ["r.yaml:4:17: density must be above 0 and at most 1, not 2"]),
+        (
+            "preset: dare\ndensity: {math: 2, code: 0.5}",
+            ["r.yaml:4:17: density must be above 0 and at most 1, not 2"],
+        ),
         (
             "preset: dare\ndensity: {math: 0.5}",
             ['r.yaml:4:10: density has no value for the model "code"; add code: number'],
@@ -156,10 +140,13 @@ def test_fedavg_weighs_by_examples():
             "preset: dare\ndensity: {math: 0.5, cod: 0.5}",
             ['r.yaml:4:22: density: no model has the label "cod"; did you mean "code"?'],
         ),
-        ("preset: dare\ndensty: 2", [
-            'r.yaml:4:1: unknown key "densty"; did you mean "density"?',
-            "r.yaml:4:9: density must be above 0 and at most 1, not 2",
-        ]),
+        (
+            "preset: dare\ndensty: 2",
+            [
+                'r.yaml:4:1: unknown key "densty"; did you mean "density"?',
+                "r.yaml:4:9: density must be above 0 and at most 1, not 2",
+            ],
+        ),
         ("preset: dare\ndensity: 1\nwindow: 1", ['r.yaml:5:1: unknown key "window"; dare takes: density']),
         (
             "preset: dare\ndensity: 1\nmerge: sum",
@@ -169,11 +156,23 @@ def test_fedavg_weighs_by_examples():
             ],
         ),
         ("preset: [dare]", ["r.yaml:3:9: preset must be a name; see `deltasmith methods`"]),
-        ("preset: tsv\ndialect: mergekit", ['r.yaml:3:9: tsv has no dialect "mergekit"; write `{tsv: {dialect: paper or authors}}`']),
+        (
+            "preset: tsv\ndialect: mergekit",
+            ['r.yaml:3:9: tsv has no dialect "mergekit"; write `{tsv: {dialect: paper or authors}}`'],
+        ),
         ("preset: expo\nalpha: x", ['r.yaml:4:8: alpha must be a number or a schedule, not "x"']),
-        ("preset: expo\nscale: 2", ["r.yaml:4:1: expo sets scale to 1 + alpha; remove scale, or leave the preset out"]),
-        ("preset: fedavg", ['r.yaml:3:9: fedavg needs "examples"; write examples: {label: number of training examples}']),
-        ("preset: fedavg\nexamples: {math: 0, code: 2}", ["r.yaml:4:18: examples must be a number above 0, not 0"]),
+        (
+            "preset: expo\nscale: 2",
+            ["r.yaml:4:1: expo sets scale to 1 + alpha; remove scale, or leave the preset out"],
+        ),
+        (
+            "preset: fedavg",
+            ['r.yaml:3:9: fedavg needs "examples"; write examples: {label: number of training examples}'],
+        ),
+        (
+            "preset: fedavg\nexamples: {math: 0, code: 2}",
+            ["r.yaml:4:18: examples must be a number above 0, not 0"],
+        ),
     ],
 )
 def test_problems_stand_where_the_recipe_wrote_them(text, expected):
@@ -186,7 +185,10 @@ def test_problems_stand_where_the_recipe_wrote_them(text, expected):
 
 def test_edits_beside_a_preset_are_refused():
     with pytest.raises(RecipeProblems, match=r"r:2:21: a preset brings its own edits"):
-        loads("base: b\nmodels: [{model: x, edits: [{amplify: {factor: 2}}]}]\npreset: dare\ndensity: 1", name="r")
+        loads(
+            "base: b\nmodels: [{model: x, edits: [{amplify: {factor: 2}}]}]\npreset: dare\ndensity: 1",
+            name="r",
+        )
 
 
 def test_expand_reports_a_mapping_by_path():

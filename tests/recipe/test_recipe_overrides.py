@@ -10,7 +10,7 @@ from deltasmith.recipe.checks import from_dict, loads
 TEXT = """
 base: b
 models:
-  - {model: x, label: math, weight: 1, edits: [{drop: {density: 0.5}, where: "*.mlp.*"}, {amplify: {factor: 2}}]}
+  - {model: x, label: math, edits: [{drop: {density: 0.5}, where: "*.mlp.*"}, {amplify: {factor: 2}}]}
   - {model: y}
 merge: elect
 """
@@ -50,7 +50,9 @@ def test_later_settings_win_and_the_text_is_not_changed():
 def test_preset_fields():
     recipe = loads("base: b\nmodels: [{model: m}]\npreset: dare\ndensity: 0.5", settings=["density=0.25"])
     assert recipe.models[0].edits[0].record == Drop(density=0.25)
-    assert from_dict({"models": [{"model": "m"}], "base": "b"}, settings=["preset=ties"]).merge == Elect(zero="majority")
+    assert from_dict({"models": [{"model": "m"}], "base": "b"}, settings=["preset=ties"]).merge == Elect(
+        zero="majority"
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,13 +60,25 @@ def test_preset_fields():
     [
         ("scal=2", '--set scal=2: unknown key "scal"; did you mean "scale"?'),
         ("scale=x", '--set scale=x: scale must be a number, not "x"'),
-        ("models.mth.weight=1", '--set models.mth.weight=1: the recipe has no "mth" there; did you mean "math"?'),
+        (
+            "models.mth.weight=1",
+            '--set models.mth.weight=1: the recipe has no "mth" there; did you mean "math"?',
+        ),
         ("models.7.weight=1", '--set models.7.weight=1: the recipe has no "7" there; there is: m1, math'),
-        ("modles.0.weight=1", '--set modles.0.weight=1: the recipe has no "modles" there; did you mean "models"?'),
+        (
+            "modles.0.weight=1",
+            '--set modles.0.weight=1: the recipe has no "modles" there; did you mean "models"?',
+        ),
         ("models.0.wieght=1", '--set models.0.wieght=1: unknown key "wieght"; did you mean "weight"?'),
         ("base.x=1", '--set base.x=1: there is nothing inside "b" to set "x" in'),
-        ("models.0.edits.drop.density=9", "--set models.0.edits.drop.density=9: density must be above 0 and at most 1, not 9"),
-        ("models.0.edits.dropp.density=1", '--set models.0.edits.dropp.density=1: the recipe has no "dropp" there; did you mean "drop"?'),
+        (
+            "models.0.edits.drop.density=9",
+            "--set models.0.edits.drop.density=9: density must be above 0 and at most 1, not 9",
+        ),
+        (
+            "models.0.edits.dropp.density=1",
+            '--set models.0.edits.dropp.density=1: the recipe has no "dropp" there; did you mean "drop"?',
+        ),
         ("scale", "--set scale is not of the form key=value; write --set models.0.weight=0.5"),
         ("=2", "--set =2 is not of the form key=value; write --set models.0.weight=0.5"),
         ("a..b=2", "--set a..b=2 is not of the form key=value; write --set models.0.weight=0.5"),

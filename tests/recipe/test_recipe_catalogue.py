@@ -24,12 +24,14 @@ def records(package, base):
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for name, found in vars(module).items():
-            if isinstance(found, type) and issubclass(found, base) and found.__module__ == module.__name__:
-                if not name.startswith("_") and name not in ABSTRACT:
-                    yield f"{package.__name__.removeprefix('deltasmith.')}.{info.name}:{name}"
+            own = isinstance(found, type) and issubclass(found, base) and found.__module__ == module.__name__
+            if own and not name.startswith("_") and name not in ABSTRACT:
+                yield f"{package.__name__.removeprefix('deltasmith.')}.{info.name}:{name}"
 
 
-@pytest.mark.parametrize(("package", "base", "kind"), [(deltasmith.edits, Edit, "edit"), (deltasmith.merges, Merge, "merge")])
+@pytest.mark.parametrize(
+    ("package", "base", "kind"), [(deltasmith.edits, Edit, "edit"), (deltasmith.merges, Merge, "merge")]
+)
 def test_every_record_has_a_name_and_every_name_a_record(package, base, kind):
     named = {choice.target for choices in table(kind).values() for choice in choices.values()}
     assert set(records(package, base)) == named

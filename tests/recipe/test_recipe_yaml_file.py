@@ -36,7 +36,10 @@ def refused(text: str) -> str:
         ("~", None),
         ("", None),
         ("null", None),
-        *((word, word) for word in ("no", "on", "off", "yes", "y", "12:30:45", "1_000", "2020-01-01", "<<", "1e", ".")),
+        *(
+            (word, word)
+            for word in ("no", "on", "off", "yes", "y", "12:30:45", "1_000", "2020-01-01", "<<", "1e", ".")
+        ),
     ],
 )
 def test_scalars_follow_yaml_1_2(text, value):
@@ -62,7 +65,10 @@ def test_every_key_and_value_knows_its_place():
         ("# nothing\n\n", "recipe.yaml is empty; a recipe needs at least `models:`"),
         ("---\n", "recipe.yaml is empty; a recipe needs at least `models:`"),
         ("a: 1\na: 2", 'recipe.yaml:2:1: the key "a" occurs twice (first in line 1); remove one of them'),
-        ("{a: {b: 1, b: 2}}", 'recipe.yaml:1:12: the key "b" occurs twice (first in line 1); remove one of them'),
+        (
+            "{a: {b: 1, b: 2}}",
+            'recipe.yaml:1:12: the key "b" occurs twice (first in line 1); remove one of them',
+        ),
         ("a: &x 1\nb: *x", "recipe.yaml:1:4: anchors and aliases are not allowed; write the value out"),
         ("a: *x", "recipe.yaml:1:4: anchors and aliases are not allowed; write the value out"),
         ("a:\n\tb: 1", "recipe.yaml:2:1: a tab in the indentation; use spaces"),
@@ -133,7 +139,11 @@ def test_a_huge_file_is_not_even_read(tmp_path):
 
 
 def test_folders_and_missing_files_are_recipe_errors(tmp_path):
-    for path, says in ((tmp_path, "is a folder"), (tmp_path / "no.yaml", "No such file"), ("a\0b", "cannot read")):
+    for path, says in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "no.yaml", "No such file"),
+        ("a\0b", "cannot read"),
+    ):
         with pytest.raises(RecipeError, match=says) as caught:
             load(path)
         assert caught.value.exit_code == 2
@@ -141,10 +151,16 @@ def test_folders_and_missing_files_are_recipe_errors(tmp_path):
 
 texts = st.one_of(
     st.text(max_size=20).filter(lambda t: t.isprintable() or "\n" in t),
-    st.sampled_from(["1e-3", "no", "012", "0o7", "~", "12:30", "true", "", " x ", "- a", "a: b", "#", "'", '"', ".5", "-"]),
+    st.sampled_from(
+        ["1e-3", "no", "012", "0o7", "~", "12:30", "true", "", " x ", "- a", "a: b", "#", "'", '"', ".5", "-"]
+    ),
 )
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts.filter(bool), inner, max_size=4),
     max_leaves=12,
 )
