@@ -138,7 +138,7 @@ RECORD_CHECKS = [check_repr_builds_the_record, check_json_round_trip, check_docu
 
 
 def _surveyed_by_two(
-    operation: Edit | Merge, rows: Mapping[str, Sequence[Floats]], place: Callable[[str], Place]
+    operation: Edit | Merge, rows: Mapping[str, Sequence[Floats]], place: Callable[[str, int, int], Place]
 ) -> dict[str, Found]:
     """Survey with two workers that take blocks in turn, backwards: no conclusion may notice."""
 
@@ -146,10 +146,10 @@ def _surveyed_by_two(
         survey = operation.survey(found)
         assert survey is not None
         accs = [survey.start(), survey.start()]
-        pieces = [(n, b) for n in names for b in blocks(operation.reach, n, place(n).shape)]
+        pieces = [(n, b) for n in names for b in blocks(operation.reach, n, rows[n][0].shape)]
         for turn, (name, (start, stop)) in enumerate(reversed(pieces)):
             cells = [cell.reshape(-1)[start:stop] for cell in rows[name]]
-            survey.tally(accs[turn % 2], cells, replace(place(name), start=start))
+            survey.tally(accs[turn % 2], cells, place(name, start, stop))
         return survey.conclude(accs)
 
     names, shared = sorted(rows), Found()
@@ -165,9 +165,9 @@ def _surveyed_by_two(
 def edit_by_tiles(edit: Edit, table: Table) -> Table:
     """Run an edit as the engine does: surveys by two workers, `apply` on one block at a time."""
 
-    def place(name: str) -> Place:
+    def place(name: str, start: int = 0, stop: int = 0) -> Place:
         shape = table[name].shape
-        return Place(name, shape, block=block_of(edit.reach, name, shape), key=key_of(name))
+        return Place(name, shape, start, block=block_of(edit.reach, name, shape), key=key_of(name))
 
     found = _surveyed_by_two(edit, {n: [d] for n, d in table.items()}, place)
     out = {}

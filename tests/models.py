@@ -29,7 +29,9 @@ HIDDEN, INTER, VOCAB = 16, 24, 40
 Arrays = dict[str, np.ndarray]
 
 
-def shapes(layers: int = 2, hidden: int = HIDDEN, inter: int = INTER, vocab: int = VOCAB) -> dict[str, tuple[int, ...]]:
+def shapes(
+    layers: int = 2, hidden: int = HIDDEN, inter: int = INTER, vocab: int = VOCAB
+) -> dict[str, tuple[int, ...]]:
     """Name the tensors of a small Llama."""
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
     for i in range(layers):
@@ -80,7 +82,11 @@ def config(**changes: Any) -> dict[str, Any]:
 def tokenizer(words: int = VOCAB, shift: int = 0) -> dict[str, Any]:
     """Return a tokenizer.json whose token i is `w{i}`; `shift` gives the same words other numbers."""
     vocab = {f"w{i}": (i + shift) % words for i in range(words)}
-    return {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"}}
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"},
+    }
 
 
 def write_model(
@@ -94,7 +100,9 @@ def write_model(
 ) -> Path:
     """Write a model folder: config, tokenizer, weights in one file or in several with an index."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config(torch_dtype=dtype) if settings is None else settings, indent=2))
+    (folder / "config.json").write_text(
+        json.dumps(config(torch_dtype=dtype) if settings is None else settings, indent=2)
+    )
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer() if tokens is None else tokens))
     (folder / "generation_config.json").write_text('{"eos_token_id": 1}\n')
     values = stored(arrays, dtype)
@@ -258,7 +266,9 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": SOURCE, "PYTHONWARNINGS": "error"} | changes
 
 
-def spawn(*arguments: object, cwd: Path | None = None, prefix: Callable[[], None] | None = None, **env: str) -> Result:
+def spawn(
+    *arguments: object, cwd: Path | None = None, prefix: Callable[[], None] | None = None, **env: str
+) -> Result:
     """Run a command in a process of its own."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],

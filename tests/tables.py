@@ -30,7 +30,9 @@ SHAPES = {
 }
 
 
-def table(seed: int, spread: float = 1.0, shapes: dict[str, tuple[int, ...]] = SHAPES) -> dict[str, np.ndarray]:
+def table(
+    seed: int, spread: float = 1.0, shapes: dict[str, tuple[int, ...]] = SHAPES
+) -> dict[str, np.ndarray]:
     """Draw a table of float32 tensors."""
     rng = np.random.default_rng(seed)
     return {n: np.asarray(rng.normal(size=s) * spread, dtype=np.float32) for n, s in shapes.items()}
@@ -64,7 +66,8 @@ def make_plan(
     rules = tuple(EditRule(edit) for edit in edits)
     weights = weights or (1.0,) * len(tunes)
     columns = tuple(
-        Column(f"m{i}", DictCheckpoint(t), w, rules) for i, (t, w) in enumerate(zip(tunes, weights, strict=True))
+        Column(f"m{i}", DictCheckpoint(t), w, rules)
+        for i, (t, w) in enumerate(zip(tunes, weights, strict=True))
     )
     ground = None if base is None else DictCheckpoint(base)
     return align(ground, columns, Wishes(merge, space, **wishes))  # type: ignore[arg-type]

@@ -57,7 +57,9 @@ class Planned:
     @property
     def hash(self) -> str:
         """Hash everything the output depends on: recipe, inputs, layout, version."""
-        state = xxhash.xxh3_128(repr((__version__, to_mapping(self.built.recipe), self.layout.digest)).encode())
+        state = xxhash.xxh3_128(
+            repr((__version__, to_mapping(self.built.recipe), self.layout.digest)).encode()
+        )
         for label, model in self.built.opened():
             for source in model.files:
                 status = Path(source.path).stat()
@@ -172,7 +174,9 @@ def merge(
         listener.phase("publishing", 0)
         files, warnings = files_beside(built, Path(out).name)
         warnings = (*built.plan.warnings, *warnings)
-        late = output.publish(files, manifest_of(built, planned.layout, hashes.result(), output.finished, warnings))
+        late = output.publish(
+            files, manifest_of(built, planned.layout, hashes.result(), output.finished, warnings)
+        )
     return MergeResult(
         str(out),
         len(built.plan.rows),
@@ -218,7 +222,10 @@ class DiffReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return all groupings as plain data."""
-        return {group: [d.as_json() for d in self.by(group)] for group in ("model", "layer", "projection", "tensor")}
+        return {
+            group: [d.as_json() for d in self.by(group)]
+            for group in ("model", "layer", "projection", "tensor")
+        }
 
 
 def diff(

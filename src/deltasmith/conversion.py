@@ -48,7 +48,9 @@ def convert(
     with _readable(Path(source)) as readable:
         model = open_model(str(readable), relative_to=Path())
         if model.checkpoint is None:
-            raise RefusedError("an adapter is not a model by itself", where=printable(str(source)), fix="merge it")
+            raise RefusedError(
+                "an adapter is not a model by itself", where=printable(str(source)), fix="merge it"
+            )
         plan = copy_of(model.checkpoint)
         layout = plan_layout([row.spec for row in plan.rows], shard_size)
         hashes = {file.name: sha256_of(file.path) for file in model.files}
@@ -92,7 +94,9 @@ def _readable(source: Path) -> Iterator[Path]:
         raise DamagedInputError("no such file", where=printable(str(source)))
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError(
-            "reading a pickle needs torch", where=printable(str(source)), fix='pip install "deltasmith[torch]"'
+            "reading a pickle needs torch",
+            where=printable(str(source)),
+            fix='pip install "deltasmith[torch]"',
         )
     with tempfile.TemporaryDirectory(prefix="deltasmith-") as folder:
         target = Path(folder) / "model.safetensors"
@@ -100,5 +104,7 @@ def _readable(source: Path) -> Iterator[Path]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         if done.returncode or not target.is_file():
             reason = (done.stderr.strip().splitlines() or ["it could not be read"])[-1]
-            raise DamagedInputError(printable(reason), where=printable(str(source)), fix="fetch safetensors instead")
+            raise DamagedInputError(
+                printable(reason), where=printable(str(source)), fix="fetch safetensors instead"
+            )
         yield target

@@ -11,11 +11,23 @@ import struct
 
 import numpy as np
 import pytest
-from formats import attacks
-from models import Family, check_refusal, config, family, hashes, read_model, refused, run, spawn, tree, write_model
 
 from deltasmith import api
 from deltasmith.errors import DamagedInputError
+from formats import attacks
+from models import (
+    Family,
+    check_refusal,
+    config,
+    family,
+    hashes,
+    read_model,
+    refused,
+    run,
+    spawn,
+    tree,
+    write_model,
+)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -60,7 +72,9 @@ def test_fault_17_unreadable(models, target):
     mode = path.stat().st_mode
     path.chmod(0)
     try:
-        result = spawn("merge", models.recipe(), models.root.parent / "out", "--quiet", prefix=without_privilege)
+        result = spawn(
+            "merge", models.recipe(), models.root.parent / "out", "--quiet", prefix=without_privilege
+        )
     finally:
         path.chmod(mode)
     check_refusal(result, 3, "m1", "ermission denied")
@@ -223,7 +237,9 @@ def test_fault_31_hostile_tensor_names(models, fault):
     refused(3, models.recipe(), "m1")
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "[red]x[/red]", "=cmd|calc", "`x` **y** {{ z }}", "a b"])
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "[red]x[/red]", "=cmd|calc", "`x` **y** {{ z }}", "a b"]
+)
 def test_fault_31_odd_names_are_shown_as_they_are(tmp_path, name):
     base = {name: np.ones((4, 4), np.float32)}
     for label, factor in (("base", 1), ("m0", 2), ("m1", 3)):
@@ -355,7 +371,18 @@ def test_fault_37_no_regular_file(models, tmp_path, kind, name):
     refused(3, models.recipe(), "m1", name)
 
 
-ODD = ["with space", "naïve-模型", "new\nline", "-dash", "a'b\"c", "{braces}", "trailing.", "x" * 200, "per%20cent", "[b]"]
+ODD = [
+    "with space",
+    "naïve-模型",
+    "new\nline",
+    "-dash",
+    "a'b\"c",
+    "{braces}",
+    "trailing.",
+    "x" * 200,
+    "per%20cent",
+    "[b]",
+]
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -7,6 +7,8 @@ import os
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from formats import attacks
 from models import (
     VOCAB,
@@ -19,6 +21,7 @@ from models import (
     refused,
     run,
     shapes,
+    spawn,
     stored,
     tokenizer,
     tuned,
@@ -27,7 +30,6 @@ from models import (
     write_model,
     write_recipe,
 )
-from safetensors.numpy import save_file
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 NORM = "model.norm.weight"
@@ -78,7 +80,9 @@ def test_fault_36_saved_modules_replace_theirs(models):
     path = models.root / "adapter" / "adapter_model.safetensors"
     norm = np.full(models.base[NORM].shape, 0.25, np.float32)
     factors = read_model(models.root / "adapter")
-    save_file(factors | {f"base_model.model.{NORM}".replace(".weight", ".modules_to_save.weight"): norm}, path)
+    save_file(
+        factors | {f"base_model.model.{NORM}".replace(".weight", ".modules_to_save.weight"): norm}, path
+    )
     deltas = merged_deltas(models, recipe)
     base = read_model(models.root / "base")[NORM].astype(np.float64)
     np.testing.assert_allclose(deltas[NORM], 0.25 - base, atol=1e-7)
@@ -133,7 +137,7 @@ def test_fault_36_adapter_without_a_base(models):
 
 def test_fault_39_width_mismatch_names_tensor_and_both_shapes(models):
     rewrite(models, "m1", draw(1, hidden=20))
-    refused(1, models.recipe(), Q, "[16, 16]", "[20, 20]", "m1")
+    refused(1, models.recipe(), "layers.0.self_attn.k_proj.weight", "[16, 16]", "[20, 20]", "m1")
 
 
 def test_fault_40_vocabulary_mismatch_spells_the_remedies_out(models):
@@ -239,7 +243,7 @@ def test_fault_44_fp8_is_read_with_its_scales_and_written_as_bf16(models):
 
 def test_fault_44_fp8_without_scales(models):
     write_fp8(models.root / "m1", models.tunes[1], scaled=False)
-    refused(1, models.recipe(), "m1", "q_proj.weight", "scale")
+    refused(1, models.recipe(), "m1", "o_proj.weight", "no scale")
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq", "bitsandbytes", "tensors only"])
@@ -255,7 +259,9 @@ def test_fault_44_packed_weights(models, kind):
 
 def test_fault_44_integers_come_from_the_base(models):
     steps = np.arange(5, dtype=np.int64)
-    for i, (label, arrays) in enumerate(zip(("base", *models.labels), (models.base, *models.tunes), strict=True)):
+    for i, (label, arrays) in enumerate(
+        zip(("base", *models.labels), (models.base, *models.tunes), strict=True)
+    ):
         rewrite(models, label, arrays | {"steps": steps + i, "mask": np.array([True, False])})
     out = models.root.parent / "out"
     assert run("merge", models.recipe(), out, "--quiet").code == 0
@@ -277,7 +283,7 @@ def poison(models, label, bits, at=5, name=Q, dtype="bfloat16"):
     flat = values[name] = values[name].copy()
     kind = {2: np.uint16, 4: np.uint32}[flat.dtype.itemsize]
     flat.reshape(-1).view(kind)[at] = bits
-    return write_model(models.root / label, values)
+    return write_model(models.root / label, values, dtype)
 
 
 BITS = {
@@ -301,6 +307,21 @@ def test_fault_45_with_surveys_too(models, preset):
     fields = {"density": 0.5} if preset in ("della", "dare", "breadcrumbs") else {}
     fields |= {"models": [{"model": "./m0"}, {"model": "./m1"}]} if preset == "slerp" else {}
     refused(1, models.recipe(preset=preset, **fields), Q, "m1", plan=False)
+
+
+@pytest.mark.parametrize("preset", ["task_arithmetic", "ties", "della", "emr", "sce"])
+@pytest.mark.parametrize("policy", ["refuse", "keep", "zero"])
+def test_fault_45_infinity_less_infinity(models, preset, policy):
+    for label in ("base", "m1"):
+        poison(models, label, SPECIAL["+Inf"])
+    recipe = models.recipe(preset=preset, nonfinite=policy, **({"density": 0.5} if preset == "della" else {}))
+    if policy == "refuse":
+        refused(1, recipe, Q, "base", plan=False)
+        return
+    out = models.root.parent / "out"
+    result = spawn("merge", recipe, out, "--quiet")
+    assert (result.code, result.err) == (0, "")
+    assert np.isfinite(np.delete(read_model(out)[Q].astype(np.float32).reshape(-1), 5)).all()
 
 
 def test_fault_45_in_a_tensor_that_is_cast(models):
@@ -331,7 +352,12 @@ def test_fault_45_negative_zero_and_subnormals_survive(models, dtype):
     wanted = first["m0"][Q].tobytes()
     for number, fields in enumerate(
         [
-            {"preset": "passthrough", "model": "m0", "base": None, "models": [{"model": "./m0", "label": "m0"}]},
+            {
+                "preset": "passthrough",
+                "model": "m0",
+                "base": None,
+                "models": [{"model": "./m0", "label": "m0"}],
+            },
             {"models": [{"model": "./m0"}], "merge": "linear", "base": None},
         ]
     ):
@@ -377,7 +403,9 @@ def test_fault_48_the_same_model_twice(models):
     rewrite(models, "m1", models.base)
     result = run("merge", models.recipe(), models.root.parent / "out")
     assert result.code == 0
-    assert any("m1" in line and "base" in line for line in result.err.splitlines() if line.startswith("warning: "))
+    assert any(
+        "m1" in line and "base" in line for line in result.err.splitlines() if line.startswith("warning: ")
+    )
 
 
 def test_fault_48_another_base(models):
@@ -396,7 +424,14 @@ def test_fault_48_no_warning_without_a_reason(models):
 
 # 49 and 50: extreme sizes, other families
 
-SMALL = {"empty": (0, 4), "also.empty": (3, 0), "scalar": (), "one": (1,), "one.by.one": (1, 1), "row": (1, 7)}
+SMALL = {
+    "empty": (0, 4),
+    "also.empty": (3, 0),
+    "scalar": (),
+    "one": (1,),
+    "one.by.one": (1, 1),
+    "row": (1, 7),
+}
 
 
 @pytest.mark.parametrize(

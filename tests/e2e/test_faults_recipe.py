@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from models import Family, check_refusal, family, refused, run, spawn, write_recipe
 
 
@@ -15,7 +16,9 @@ def models(tmp_path_factory) -> Family:
 def text(models):
     """Write a recipe as text beside the models; the models part is given."""
 
-    def write(body, head="base: ./base\nmodels:\n- {model: ./m0, label: math}\n- {model: ./m1}\n", name="r.yaml"):
+    def write(
+        body, head="base: ./base\nmodels:\n- {model: ./m0, label: math}\n- {model: ./m1}\n", name="r.yaml"
+    ):
         path = models.root / name
         path.write_text(head + body)
         return path
@@ -53,7 +56,9 @@ def test_fault_04_duplicate_key(text, body):
 
 
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1e400", "-1e400"])
-@pytest.mark.parametrize("head", ["models:\n- {model: ./m0, weight: X}\n", "models:\n- {model: ./m0}\nscale: X\n"])
+@pytest.mark.parametrize(
+    "head", ["models:\n- {model: ./m0, weight: X}\n", "models:\n- {model: ./m0}\nscale: X\n"]
+)
 def test_fault_05_numbers_that_are_not_finite(text, number, head):
     refused(2, text("", "base: ./base\n" + head.replace("X", number)), "r.yaml:")
 
@@ -146,7 +151,11 @@ def test_fault_11_the_same_model_twice_is_allowed_and_stated(models):
 
 
 def test_fault_11_equal_labels_are_refused(text):
-    refused(2, text("", "base: ./base\nmodels:\n- {model: ./m0, label: a}\n- {model: ./m1, label: a}\n"), "r.yaml:4:")
+    refused(
+        2,
+        text("", "base: ./base\nmodels:\n- {model: ./m0, label: a}\n- {model: ./m1, label: a}\n"),
+        "r.yaml:4:",
+    )
 
 
 def test_fault_12_zero_models_are_refused_and_one_is_allowed(text):
@@ -169,7 +178,9 @@ def test_fault_14_a_list_of_globs_that_leaves_a_tensor_without_a_value(text):
     refused(2, text('scale: [{where: "*.mlp.*", value: 0.5}]\n'), "lm_head.weight")
 
 
-@pytest.mark.parametrize("key", ["slices: []", "layer_range: [0, 4]", "rules: [{where: x}]", "regex: a", "vocab: union"])
+@pytest.mark.parametrize(
+    "key", ["slices: []", "layer_range: [0, 4]", "rules: [{where: x}]", "regex: a", "vocab: union"]
+)
 def test_later_features_are_refused_as_unsupported(text, key):
     refused(2, text(key + "\n"), "not supported yet")
 

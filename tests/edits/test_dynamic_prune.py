@@ -37,7 +37,7 @@ def linears_of(edit, deltas) -> dict[str, Linear]:
             return super()._counts(linears)
 
     spy = Spy(**edit.model_dump())
-    _surveyed(spy, {n: [d] for n, d in deltas.items()}, lambda name: Place(name, deltas[name].shape))
+    _surveyed(spy, {n: [d] for n, d in deltas.items()}, lambda name, span: Place(name, deltas[name].shape))
     return counted
 
 

@@ -93,7 +93,7 @@ def test_dare_magnitude_is_keep_largest_in_tensor_then_amplify(case):
     close(edit_table(Amplify(factor=1.0 / (1.0 - p)), trimmed)["w"], case.arrays["expected"], case)
 
 
-@pytest.mark.parametrize("density", [0.0, 1.01, float("nan"), {"layers": [0.1, 0.5]}])
+@pytest.mark.parametrize("density", [0.0, 1.01, float("nan"), {"layers": [0.1, 1.5]}])
 def test_impossible_densities_are_refused(density):
     for edit in (KeepLargest, KeepAtLeast):
         with pytest.raises(ValidationError, match="density"):

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from tables import SHAPES, MemorySink, family, make_plan, run, table
 
 from deltasmith.edits.amplify import Amplify
 from deltasmith.edits.drop import Drop
@@ -29,6 +28,7 @@ from deltasmith.operation.reference import edit_table, merge_table
 from deltasmith.plan.align import Wishes, align
 from deltasmith.plan.plan import Column, EditRule
 from deltasmith.table.checkpoint import DictCheckpoint
+from tables import SHAPES, MemorySink, family, make_plan, run, table
 
 PIPELINES: list[tuple[tuple[Edit, ...], Merge]] = [
     ((), Sum()),
@@ -118,8 +118,16 @@ def test_a_nested_plan_with_surveys_per_tensor_and_whole_matrices() -> None:
 
 
 def test_integers_are_copied_and_other_tensors_cast() -> None:
-    base = {"a.weight": np.ones((2, 2), np.float32), "ids": np.arange(5), "b.bias": np.full(3, 2.0, np.float32)}
-    tune = {"a.weight": np.full((2, 2), 3, np.float32), "ids": np.zeros(5, np.int64), "b.bias": np.zeros(3, np.float32)}
+    base = {
+        "a.weight": np.ones((2, 2), np.float32),
+        "ids": np.arange(5),
+        "b.bias": np.full(3, 2.0, np.float32),
+    }
+    tune = {
+        "a.weight": np.full((2, 2), 3, np.float32),
+        "ids": np.zeros(5, np.int64),
+        "b.bias": np.zeros(3, np.float32),
+    }
     plan = make_plan(base, [tune], Sum(), where="a.*", dtype="float16")
     actions = {row.name: (row.action, row.spec.dtype.name) for row in plan.rows}
     assert actions == {

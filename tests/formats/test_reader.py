@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import threading
 from pathlib import Path
@@ -168,6 +169,7 @@ def test_fault_49_more_than_2_31_elements_in_a_sparse_file(tmp_path):
 
 def test_descriptors_are_few_and_reopened(tmp_path):
     files = Files(limit=3)
+    gc.collect()
     before = open_descriptors()
     shards = [
         SafetensorsFile(

@@ -10,7 +10,9 @@ from deltasmith.cli.options import Size, human, json_option, print_json, quiet_o
 @click.command("convert")
 @click.argument("source")
 @click.argument("out", type=click.Path())
-@click.option("--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file.")
+@click.option(
+    "--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file."
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT, at the very end, if it is not empty.")
 @json_option
 @quiet_option

@@ -11,8 +11,13 @@ from deltasmith.cli.options import human, json_option, print_json
 
 
 @click.command("demo")
-@click.option("--regime", type=click.Choice(["small", "large"]), default="small", show_default=True,
-              help="Size of the experts' deltas; the large ones are about eight times larger.")
+@click.option(
+    "--regime",
+    type=click.Choice(["small", "large"]),
+    default="small",
+    show_default=True,
+    help="Size of the experts' deltas; the large ones are about eight times larger.",
+)
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the merged models in this folder.")
 @json_option
 def command(regime: str, keep: Path | None, as_json: bool) -> None:
@@ -28,7 +33,9 @@ def command(regime: str, keep: Path | None, as_json: bool) -> None:
         folder = keep or Path(scratch)
         rows = []
         if not as_json:
-            click.echo(f"merging three experts with {regime} deltas, {len(METHODS)} methods; compiling kernels on the first run …")
+            click.echo(
+                f"merging three experts with {regime} deltas, {len(METHODS)} methods; compiling kernels on the first run …"
+            )
         for row in demonstrate(regime, folder):
             rows.append(row)
             if not as_json:
@@ -53,6 +60,14 @@ def _print(rows: list[Any], keep: Path | None) -> None:
         summary = (f"{100 * row.mean:.1f}", f"{100 * row.worst:.1f}", human(row.nbytes))
         table.add_row(row.name, *percents, *summary, f"{row.seconds:.2f}" if row.seconds else "")
     Console().print(table)
-    click.echo("per cent of 200 held-out items a task answered exactly right (± up to 7 at 95 %); seconds: plan and merge")
-    click.echo("emr keeps one mask per task and is told the task; the other merges are one model for all tasks")
-    click.echo(f"merged models: {keep}" if keep else "`--keep FOLDER` keeps the merged models; `--regime large` is the harder case")
+    click.echo(
+        "per cent of 200 held-out items a task answered exactly right (± up to 7 at 95 %); seconds: plan and merge"
+    )
+    click.echo(
+        "emr keeps one mask per task and is told the task; the other merges are one model for all tasks"
+    )
+    click.echo(
+        f"merged models: {keep}"
+        if keep
+        else "`--keep FOLDER` keeps the merged models; `--regime large` is the harder case"
+    )

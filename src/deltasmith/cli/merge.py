@@ -21,7 +21,9 @@ from deltasmith.cli.options import (
 @click.argument("recipe")
 @click.argument("out", type=click.Path(path_type=str))
 @resource_options
-@click.option("--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file.")
+@click.option(
+    "--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file."
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT, at the very end, if it is not empty.")
 @override_option
 @json_option

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-__all__ = ["Size", "human", "json_option", "override_option", "print_json", "quiet_option", "resource_options"]
+__all__ = [
+    "Size",
+    "human",
+    "json_option",
+    "override_option",
+    "print_json",
+    "quiet_option",
+    "resource_options",
+]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -45,7 +53,11 @@ def print_json(document: Any) -> None:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 override_option = click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one value of the recipe; repeatable."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=VALUE",
+    help="Change one value of the recipe; repeatable.",
 )
 
 
@@ -53,7 +65,11 @@ def resource_options(function: Any) -> Any:
     """Add --threads, --memory and --seed."""
     function = click.option("--seed", type=int, help="Replace the recipe's seed.")(function)
     function = click.option(
-        "--memory", type=Size(), default="512M", show_default=True, help="Memory budget beyond the page cache."
+        "--memory",
+        type=Size(),
+        default="512M",
+        show_default=True,
+        help="Memory budget beyond the page cache.",
     )(function)
     return click.option(
         "--threads", type=click.IntRange(1, 1024), help="Worker threads; default: the processors available."

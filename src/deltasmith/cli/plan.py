@@ -20,7 +20,9 @@ from deltasmith.cli.options import (
 @click.command("plan")
 @click.argument("recipe")
 @resource_options
-@click.option("--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file.")
+@click.option(
+    "--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file."
+)
 @override_option
 @json_option
 @quiet_option
@@ -44,7 +46,13 @@ def _print(planned: Any) -> None:
     from deltasmith.plan.report import kinds
 
     table = Table(box=None, pad_edge=False)
-    for column, justify in (("tensors", "left"), ("count", "right"), ("shape", "left"), ("type", "left"), ("what", "left")):
+    for column, justify in (
+        ("tensors", "left"),
+        ("count", "right"),
+        ("shape", "left"),
+        ("type", "left"),
+        ("what", "left"),
+    ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for kind in kinds(planned.built.plan):
         shape = "×".join(map(str, kind.shape)) or "scalar"

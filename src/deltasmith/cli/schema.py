@@ -13,6 +13,6 @@ def command() -> None:
 
     Editors use it through a first line `# yaml-language-server: $schema=FILE` in the recipe.
     """
-    from deltasmith.recipe.schema import schema
+    from deltasmith.recipe.schema import json_schema
 
-    print_json(schema())
+    print_json(json_schema())

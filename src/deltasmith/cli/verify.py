@@ -11,7 +11,9 @@ from deltasmith.cli.options import human, json_option, print_json, quiet_option
 
 @click.command("verify")
 @click.argument("folder", type=click.Path())
-@click.option("--threads", type=click.IntRange(1, 1024), help="Worker threads; default: the processors available.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Worker threads; default: the processors available."
+)
 @json_option
 @quiet_option
 def command(folder: str, threads: int | None, as_json: bool, quiet: bool) -> None:
@@ -24,6 +26,8 @@ def command(folder: str, threads: int | None, as_json: bool, quiet: bool) -> Non
     elif not quiet:
         checked = "structure, hashes and values" if report.hashed else "structure and values (no hashes)"
         files = f"{report.shards} file{'s' if report.shards != 1 else ''}"
-        click.echo(f"{report.folder}: {report.tensors} tensors, {human(report.nbytes)} in {files}; {checked} are right")
+        click.echo(
+            f"{report.folder}: {report.tensors} tensors, {human(report.nbytes)} in {files}; {checked} are right"
+        )
         for note in report.notes:
             click.echo(f"note: {note}")

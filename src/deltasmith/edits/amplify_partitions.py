@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from deltasmith.edits.dynamic_prune import Allocating, strictly_above
-from deltasmith.edits.keep_largest import OneDensity
 from deltasmith.edits.keep_middle import chains
 from deltasmith.operation.protocols import Found, Place
+from deltasmith.operation.schedule import Density, Factor, is_schedule
 from deltasmith.surveys import select
 from deltasmith.table.checkpoint import Floats
 
 __all__ = ["AmplifyPartitions", "AmplifyPartitionsEverywhere", "amplified", "effective_factors"]
 
 Mask = npt.NDArray[np.bool_]
-Factor = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 def effective_factors(factors: Sequence[float]) -> tuple[float, ...]:
@@ -58,7 +57,7 @@ class AmplifyPartitions(Allocating):
     that were never pruned keep their delta, where the released code multiplies them by the largest factor.
     """
 
-    densities: tuple[OneDensity, ...] = Field((0.1, 0.2), min_length=1)
+    densities: tuple[Density, ...] = Field((0.1, 0.2), min_length=1)
     """The densities of the nested prunings, ascending: the last is the fraction kept in all."""
     factors: tuple[Factor, ...] = Field(min_length=1)
     """One factor per density, each at least 0; the first belongs to the largest elements."""
@@ -67,7 +66,9 @@ class AmplifyPartitions(Allocating):
     def _fitting(self) -> Self:
         if len(self.factors) != len(self.densities):
             raise ValueError(f"{len(self.densities)} densities need as many factors, not {len(self.factors)}")
-        if any(a >= b for a, b in zip(self.densities, self.densities[1:], strict=False)):
+        if not is_schedule(self.densities) and any(
+            a >= b for a, b in zip(self.densities, self.densities[1:], strict=False)
+        ):
             raise ValueError(f"densities must ascend, not {self.densities}")
         return self
 

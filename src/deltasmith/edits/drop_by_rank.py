@@ -14,7 +14,6 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from deltasmith.edits.drop import MaskedNorms, l1_ratio
-from deltasmith.errors import RecipeError
 from deltasmith.kernels import drops
 from deltasmith.kernels.ranks import rank_rows
 from deltasmith.operation.protocols import Edit, Found, Place, Reach, Survey
@@ -93,13 +92,6 @@ class _ByRank(Edit):
         ):
             raise ValueError(says)
         return self
-
-    def resolved(self, name: str, depth: float) -> Self:
-        """Return the record with the constants that hold for one tensor, or refuse them."""
-        record = super().resolved(name, depth)
-        if says := _problem(record.density, record._half()):
-            raise RecipeError(says, where=f"tensor {name!r}", fix="narrow the width or move the density")
-        return record
 
 
 class DropByRank(_ByRank):

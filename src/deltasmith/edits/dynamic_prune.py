@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from deltasmith.edits.keep_largest import OneDensity
 from deltasmith.edits.keep_middle import chains
 from deltasmith.kernels import drops
 from deltasmith.operation.protocols import BlockSums, Edit, Found, Place, Scope, Survey
+from deltasmith.operation.schedule import Density
 from deltasmith.surveys import select
 from deltasmith.table.checkpoint import Floats
 from deltasmith.table.names import layer_of, matches
@@ -173,7 +173,7 @@ class DynamicPrune(Allocating):
     stays).
     """
 
-    density: OneDensity
+    density: Density
     """The fraction of all decoder linears' elements that is kept, in (0, 1]; one constant."""
 
     def apply(self, delta: Floats, place: Place, found: Found) -> Floats:

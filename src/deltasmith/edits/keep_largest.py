@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
-
-from pydantic import Field
 
 from deltasmith.operation.protocols import Edit, Found, Place, Survey
 from deltasmith.operation.schedule import Density
 from deltasmith.surveys import select
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["KeepAtLeast", "KeepLargest", "KeepLargestInTensor", "OneDensity"]
-
-OneDensity = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)]
-"""A density for a threshold that the whole model shares: schedules have no meaning there."""
+__all__ = ["KeepAtLeast", "KeepLargest", "KeepLargestInTensor"]
 
 
 class KeepLargest(Edit):
@@ -23,15 +17,15 @@ class KeepLargest(Edit):
 
     Zero the others; at least one element stays. One threshold serves the whole model, so tensors that changed
     little may lose everything. The count is exact: of elements tied at the threshold those with the lower
-    tensor name (alphabetically) and then the lower index stay. Nothing is rescaled. `density` cannot be a
-    schedule: a threshold common to all tensors has one density (`keep_largest_in_tensor` takes schedules).
+    tensor name (alphabetically) and then the lower index stay. Nothing is rescaled. Where `density` is a
+    schedule, tensors with the same value form a group with a threshold of its own.
 
     Paper: Yadav et al., "TIES-Merging" (arXiv 2306.01708), step 1, trim: keep the top-k % of each task
     vector.
     """
 
-    density: OneDensity
-    """The fraction kept, in (0, 1]; one constant for the whole model."""
+    density: Density
+    """The fraction kept, in (0, 1]."""
 
     def survey(self, found: Found) -> Survey | None:
         """Ask for the magnitude at which to cut the model."""
@@ -50,15 +44,15 @@ class KeepAtLeast(Edit):
 
     Zero the others. That is one more than `keep_largest`, and all ties: where more than 1 - density of the
     deltas are exactly zero, the threshold is zero and nothing is trimmed. Density 1 keeps everything.
-    `density` cannot be a schedule, as for `keep_largest`.
+    A schedule forms groups, as for `keep_largest`.
 
     Paper: Yadav et al. (arXiv 2306.01708), as released (`topk_values_mask`): threshold = the k-th smallest
     magnitude with k = N - int(density * N), kept where >=. Departures: the released code fails at density 1,
     and reads densities above 1 as per cent.
     """
 
-    density: OneDensity
-    """The fraction kept, in (0, 1]; one constant for the whole model."""
+    density: Density
+    """The fraction kept, in (0, 1]."""
 
     def survey(self, found: Found) -> Survey | None:
         """Ask for the magnitude at which to cut the model."""

@@ -118,7 +118,10 @@ def measure(plan: Plan, threads: int, stop: Stop) -> list[Difference]:
     models = len(plan.columns)
     pairs = list(combinations(range(models), 2))
     rows = list(evaluator.merged_rows())
-    found = {row.name: np.zeros((-(-row.spec.size // BLOCK), models * _SUMS + len(pairs) * _PAIR + 1)) for row in rows}
+    found = {
+        row.name: np.zeros((-(-row.spec.size // BLOCK), models * _SUMS + len(pairs) * _PAIR + 1))
+        for row in rows
+    }
 
     def jobs() -> Iterator[Job]:
         for row in rows:

@@ -123,7 +123,7 @@ class Evaluator:
         base, cells = scratch.take(stop - start)
         self.cells(row, start, base, cells)
         site = row.merge
-        assert site is not None and isinstance(site.record, Merge)  # noqa: S101 - only merged rows come here
+        assert site is not None and isinstance(site.record, Merge)
         tile = cells.reshape(len(cells), *shaped(site.record.reach, row.name, row.spec.shape, cells[0]).shape)
         place = self.place(row, start, stop)
         merged = site.record.apply(tile, place, self.findings.of(site, row.name)).reshape(-1)
@@ -169,7 +169,7 @@ class Evaluator:
             return
         self._delta(row, start, index, base, out, survey)
         for site in edits:
-            assert isinstance(site.record, Edit)  # noqa: S101 - sites of columns hold edits
+            assert isinstance(site.record, Edit)
             tile = shaped(site.record.reach, row.name, row.spec.shape, out)
             found = self.findings.of(site, row.name)
             out[:] = site.record.apply(tile, self.edit_place(row, start, site), found).reshape(-1)

@@ -143,7 +143,11 @@ class _Writer:
     def work(self, job: Job, worker: _Worker) -> None:
         """Compute one span and write it."""
         row, start, stop = job
-        data = self._copied(row, start, stop) if row.action == "copy" else self._computed(row, start, stop, worker)
+        data = (
+            self._copied(row, start, stop)
+            if row.action == "copy"
+            else self._computed(row, start, stop, worker)
+        )
         offset = start * row.spec.dtype.itemsize
         self.sink.write(row.name, offset, data)
         pending = self.pending[row.name]
@@ -173,7 +177,9 @@ class _Writer:
                 raise _overflow(row, lost)
         return memoryview(out)
 
-    def _tile(self, row: Row, start: int, stop: int, worker: _Worker) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def _tile(
+        self, row: Row, start: int, stop: int, worker: _Worker
+    ) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         if row.action == "cast":
             values = worker.scratch.take(stop - start)[0]
             self.evaluator.plan.source(row.source).read(row.name, start, values)

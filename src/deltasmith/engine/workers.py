@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from deltasmith.errors import InterruptedRunError
 
 __all__ = ["Stop", "run_jobs"]
@@ -56,11 +58,13 @@ def run_jobs(
 
     def loop(state: State) -> None:
         try:
-            while not failed.is_set() and not stop.asked:
-                job = stream.draw()
-                if job is None:
-                    return
-                work(job, state)
+            # Overflow and infinity less infinity are refused by name, or kept on request: no warnings beside that.
+            with np.errstate(over="ignore", invalid="ignore"):
+                while not failed.is_set() and not stop.asked:
+                    job = stream.draw()
+                    if job is None:
+                        return
+                    work(job, state)
         except BaseException as error:  # handed to the caller below: a thread must not die in silence
             failures.append(error)
             failed.set()

@@ -11,7 +11,8 @@ from typing import Any
 from deltasmith import api
 from deltasmith.evaluate.items import Item, load_suite, score
 from deltasmith.evaluate.llama import load_folder
-from deltasmith.lab import EXPERTS as TASKS, family_folder
+from deltasmith.lab import EXPERTS as TASKS
+from deltasmith.lab import family_folder
 from deltasmith.lab.tokens import CharTokenizer
 
 __all__ = ["FAMILY", "METHODS", "Row", "demonstrate"]

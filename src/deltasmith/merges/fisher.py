@@ -27,9 +27,6 @@ def _diagonal(place: Place, i: int, size: int) -> Floats:
             "fisher has no statistics", where=place.name, fix="give a file per label in `statistics`"
         )
     diagonal = np.asarray(place.statistics(i, ""), np.float32).reshape(-1)
-    if diagonal.size == place.size:
-        # A runner that holds whole tensors may hand over the whole diagonal for a tile.
-        diagonal = diagonal[place.start : place.start + size]
     if diagonal.size != size:
         raise RefusedError(
             f"the Fisher diagonal has {diagonal.size} elements where the tensor has {size}",
@@ -63,10 +60,6 @@ class _Fisher(Merge):
     """The least Fisher information of a parameter."""
     norm: Literal["l2", "none"] = "l2"
     """Divide each model's diagonal by its L2 norm over all merged parameters, or leave it."""
-
-    def __hash__(self) -> int:
-        # Runners key findings by record, and a dictionary has no hash of its own.
-        return hash((type(self), frozenset(self.statistics.items()), self.floor, self.norm))
 
     def survey(self, found: Found) -> Survey | None:
         """Ask for the norms of the diagonals."""

@@ -14,15 +14,14 @@ merged tensor is Σ c_k · cell_k. Edge cases are decided here, once:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from deltasmith.errors import RecipeError
 from deltasmith.kernels.gram import combine
 from deltasmith.operation.protocols import Found, Merge, Place, Space
-from deltasmith.operation.schedule import _schedulable
+from deltasmith.operation.schedule import Fraction
 from deltasmith.surveys.gram import Doubles, GramSurvey
 from deltasmith.table.checkpoint import Floats
 
@@ -42,7 +41,6 @@ __all__ = [
     "weighted_products",
 ]
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), *_schedulable]
 """A number in [0, 1] that a recipe may give as a schedule."""
 
 OPPOSITE = -0.9995

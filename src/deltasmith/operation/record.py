@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from deltasmith.operation.schedule import Curve, PerTensor, resolve
+from deltasmith.operation.schedule import is_schedule, resolve
 
 __all__ = ["Record"]
 
@@ -17,10 +17,23 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def resolved(self, name: str, depth: float) -> Self:
-        """Return the record with every schedule replaced by its value at one tensor."""
-        changes: dict[str, Any] = {
-            field: resolve(value, name, depth)
-            for field, value in self
-            if isinstance(value, (Curve, PerTensor))
-        }
-        return self.model_copy(update=changes) if changes else self
+        """Return the record with every schedule replaced by its value at one tensor, and checked again.
+
+        Raises KeyError if a list of globs does not cover the tensor, ValueError if the values do not go together.
+        """
+        scheduled = {field: value for field, value in self if is_schedule(value)}
+        if not scheduled:
+            return self
+        constants = {field: _constant(value, name, depth) for field, value in scheduled.items()}
+        return type(self).model_validate({**dict(self), **constants})
+
+    def __hash__(self) -> int:
+        """Hash the fields; a mapping counts by its items."""
+        values = (frozenset(value.items()) if isinstance(value, dict) else value for _, value in self)
+        return hash((type(self), *values))
+
+
+def _constant(value: Any, name: str, depth: float) -> Any:
+    if isinstance(value, tuple):
+        return tuple(resolve(item, name, depth) for item in value)
+    return resolve(value, name, depth)

@@ -36,20 +36,20 @@ def shaped(reach: Reach, name: str, shape: tuple[int, ...], flat: Floats) -> Flo
 
 
 def _surveyed(
-    operation: Edit | Merge, table: Mapping[str, Sequence[Floats]], place: Callable[[str], Place]
+    operation: Edit | Merge, table: Mapping[str, Sequence[Floats]], place: Callable[[str, slice], Place]
 ) -> dict[str, Found]:
     """Ask the operation for surveys until it is satisfied, for the model and for each tensor."""
     found = {name: Found() for name in table}
 
     def run(names: Sequence[str], survey_of: str) -> object:
         survey = operation.survey(found[survey_of])
-        assert survey is not None  # noqa: S101 - the caller has just seen it
+        assert survey is not None
         acc = survey.start()
         for name in names:
-            where = place(name)
             flat = [cell.reshape(-1) for cell in table[name]]
-            for start, stop in blocks(operation.reach, name, where.shape):
-                survey.tally(acc, [cell[start:stop] for cell in flat], replace(where, start=start))
+            for start, stop in blocks(operation.reach, name, table[name][0].shape):
+                where = replace(place(name, slice(start, stop)), start=start)
+                survey.tally(acc, [cell[start:stop] for cell in flat], where)
         return survey.conclude([acc])
 
     names = sorted(table)
@@ -62,10 +62,22 @@ def _surveyed(
     return found
 
 
+def _statistics(
+    statistics: Sequence[Table], name: str, span: slice, reach: Reach
+) -> Callable[[int, str], Floats]:
+    """Return the reader of a tile's statistics: the same elements of a diagonal, or a whole Gram matrix."""
+
+    def look_up(index: int, suffix: str) -> Floats:
+        values = statistics[index][name + suffix]
+        return values if suffix or reach == "tensor" else values.reshape(-1)[span]
+
+    return look_up
+
+
 def edit_table(edit: Edit, table: Table, *, key: Callable[[str], int] = lambda name: 0) -> dict[str, Floats]:
     """Apply one edit to a whole table of deltas, {name: array}; `key` gives each tensor's random key."""
 
-    def place(name: str) -> Place:
+    def place(name: str, span: slice = slice(None)) -> Place:
         shape = table[name].shape
         return Place(name, shape, block=block_of(edit.reach, name, shape), key=key(name))
 
@@ -90,8 +102,8 @@ def merge_table(
     weights = tuple(weights) if weights is not None else (1.0,) * models
     labels = tuple(labels) if labels is not None else tuple(f"m{i}" for i in range(models))
 
-    def place(name: str) -> Place:
-        lookup = None if statistics is None else (lambda i, suffix: statistics[i][name + suffix])
+    def place(name: str, span: slice = slice(None)) -> Place:
+        lookup = None if statistics is None else _statistics(statistics, name, span, merge.reach)
         shape = columns[0][name].shape
         block = block_of(merge.reach, name, shape)
         return Place(name, shape, block=block, weights=weights, labels=labels, statistics=lookup)

@@ -6,13 +6,24 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainSerializer, WrapValidator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from deltasmith.table.names import matches
 
-__all__ = ["Curve", "Density", "Number", "PerTensor", "Rate", "Schedulable", "resolve"]
+__all__ = [
+    "Curve",
+    "Density",
+    "Factor",
+    "Fraction",
+    "Number",
+    "PerTensor",
+    "Rate",
+    "Schedulable",
+    "is_schedule",
+    "resolve",
+]
 
 
 class Curve(BaseModel):
@@ -54,7 +65,9 @@ class Schedulable:
     Every leaf is checked against the field's own range, so `{layers: [0.5, 7]}` is refused for a density.
     """
 
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """Describe the three ways to write the number."""
         number = handler(core)
         curve = {
@@ -76,6 +89,8 @@ def _validate(value: Any, check: Callable[[Any], float]) -> Any:
     """Let schedules through once each of their leaves has passed the constant's own check."""
     if isinstance(value, bool):
         raise PydanticCustomError("number", "Input should be a number, not true or false")
+    if isinstance(value, dict) and "choices" in value:
+        value = value["choices"]  # what a PerTensor dumps to
     if isinstance(value, (dict, Curve)):
         curve = Curve.model_validate(value)
         return Curve(layers=tuple(check(x) for x in curve.layers))
@@ -87,12 +102,30 @@ def _validate(value: Any, check: Callable[[Any], float]) -> Any:
     return check(value)
 
 
-_schedulable = (WrapValidator(_validate), Schedulable())
+def _dump(value: Any) -> Any:
+    """Dump a schedule as a recipe writes it."""
+    if isinstance(value, Curve):
+        return {"layers": list(value.layers)}
+    if isinstance(value, PerTensor):
+        return [{"where": choice.where, "value": _dump(choice.value)} for choice in value.choices]
+    return value
+
+
+_schedulable = (WrapValidator(_validate), PlainSerializer(_dump), Schedulable())
 
 # To a type checker these are floats: an operation sees only resolved records (see `resolve`).
 Number = Annotated[float, Field(allow_inf_nan=False), *_schedulable]
 Density = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False), *_schedulable]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), *_schedulable]
+Factor = Annotated[float, Field(ge=0.0, allow_inf_nan=False), *_schedulable]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), *_schedulable]
+
+
+def is_schedule(value: Any) -> bool:
+    """Tell whether a field holds a schedule, by itself or among the items of a tuple."""
+    if isinstance(value, tuple):
+        return any(is_schedule(item) for item in value)
+    return isinstance(value, (Curve, PerTensor))
 
 
 def resolve(value: Any, name: str, depth: float) -> float:

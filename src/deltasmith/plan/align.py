@@ -23,7 +23,13 @@ _Operation = TypeVar("_Operation", Edit, Merge)
 _REACHES: tuple[Reach, ...] = ("element", "row", "tensor")
 _SHOWN = 8
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "embed.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "embed.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class Wishes:
 
 def align(base: Checkpoint | None, columns: Sequence[Column], wishes: Wishes) -> Plan:
     """Decide for every tensor what happens to it; refuse, all at once, what does not line up."""
-    specs, home = (base.specs, "base") if base is not None else (columns[0].checkpoint.specs, columns[0].label)
+    specs, home = (
+        (base.specs, "base") if base is not None else (columns[0].checkpoint.specs, columns[0].label)
+    )
     notes = list(wishes.notes)
     dropped = _tied_head(specs, columns, wishes, notes)
     specs = {name: spec for name, spec in specs.items() if name not in dropped}
@@ -161,7 +169,9 @@ def _shape_problems(specs: Mapping[str, Spec], column: Column, wishes: Wishes, h
             )
             problems.append(text + _vocabulary_hint(spec, other))
         elif other.dtype.floating != spec.dtype.floating:
-            problems.append(f"{printable(name)} is {spec.dtype} in {home} and {other.dtype} in {column.label}")
+            problems.append(
+                f"{printable(name)} is {spec.dtype} in {home} and {other.dtype} in {column.label}"
+            )
     if len(problems) > _SHOWN:
         return [*problems[:_SHOWN], f"and {len(problems) - _SHOWN} more shapes of {column.label}"]
     return problems
@@ -231,6 +241,11 @@ def _resolved(record: _Operation, name: str, depth: float) -> _Operation:
         return record.resolved(name, depth)
     except KeyError:
         raise _uncovered(name) from None
+    except ValueError as cause:
+        detail = str(cause).splitlines()[-2 if "For further" in str(cause) else -1].strip()
+        raise RecipeError(
+            f"{type(record).__name__} cannot be what its schedules make it for {printable(name)}: {detail}"
+        ) from cause
 
 
 def _number(value: object, name: str, depth: float) -> float:

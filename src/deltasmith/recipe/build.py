@@ -129,7 +129,7 @@ def _check_count(recipe: Recipe) -> None:
 
 def _statistics(recipe: Recipe) -> Iterator[Checkpoint]:
     """Open the statistics file of every model, where the merge asks for them."""
-    if not getattr(recipe.merge, "needs_statistics", False):
+    if "statistics" not in type(recipe.merge).model_fields:
         return
     for entry in recipe.models:
         if entry.statistics is None:
@@ -150,7 +150,9 @@ def _warnings(base: OpenedModel | Built | None, models: Iterable[OpenedModel | B
             yield from model.plan.warnings
 
 
-def _notes(recipe: Recipe, base: OpenedModel | Built | None, models: tuple[OpenedModel | Built, ...]) -> Iterator[str]:
+def _notes(
+    recipe: Recipe, base: OpenedModel | Built | None, models: tuple[OpenedModel | Built, ...]
+) -> Iterator[str]:
     """State what a reader of the plan might not expect."""
     places: dict[str, list[str]] = {}
     named = [("base", base), *zip(recipe.labels, models, strict=True)]
@@ -164,7 +166,9 @@ def _notes(recipe: Recipe, base: OpenedModel | Built | None, models: tuple[Opene
             yield f"{', '.join(labels)} are the same model"
 
 
-def _compare(recipe: Recipe, base: OpenedModel | Built | None, models: tuple[OpenedModel | Built, ...]) -> Iterator[str]:
+def _compare(
+    recipe: Recipe, base: OpenedModel | Built | None, models: tuple[OpenedModel | Built, ...]
+) -> Iterator[str]:
     """Compare what is not tensors: vocabularies (refused where they differ), templates and families (warned)."""
     home_label = "base" if base is not None else recipe.labels[0]
     home = _on_disk(base if base is not None else models[0])

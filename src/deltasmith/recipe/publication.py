@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deltasmith import __version__
 from deltasmith.formats.card import CARD_NAME, Parent, licence_of, model_card
 from deltasmith.formats.fp8 import Dequantised
@@ -18,6 +16,7 @@ from deltasmith.formats.publish import side_files
 from deltasmith.recipe.build import Built
 from deltasmith.recipe.catalogue import name_of
 from deltasmith.recipe.model import to_mapping
+from deltasmith.recipe.yaml_file import to_yaml
 
 __all__ = ["FileHashes", "files_beside", "manifest_of"]
 
@@ -31,9 +30,11 @@ def files_beside(built: Built, name: str) -> tuple[Mapping[str, bytes | Path], t
     opened = dict(built.opened())
     licences = {label: model.folder for label, model in opened.items() if model.folder is not None}
     dtype = None if built.recipe.dtype == "base" else built.recipe.dtype
-    beside = side_files(home, side, dtype=dtype, dequantised=isinstance(built.home.checkpoint, Dequantised), licences=licences)
+    beside = side_files(
+        home, side, dtype=dtype, dequantised=isinstance(built.home.checkpoint, Dequantised), licences=licences
+    )
     parents = [_parent(label, model, built) for label, model in opened.items()]
-    recipe = yaml.safe_dump(shareable(built), sort_keys=False, allow_unicode=True)
+    recipe = to_yaml(shareable(built))
     card, warnings = model_card(name, parents, recipe, merge=_merge_name(built), version=__version__)
     return {**beside.files, CARD_NAME: card}, (*beside.warnings, *warnings)
 

@@ -88,7 +88,9 @@ class Tied:
     cut: Cut
 
 
-def next_survey(findings: Sequence[object], *, scope: Scope, keep: Keep, score: Score = magnitude) -> Survey | None:
+def next_survey(
+    findings: Sequence[object], *, scope: Scope, keep: Keep, score: Score = magnitude
+) -> Survey | None:
     """Return the next round of the chain, or None once the last finding is a `Cut`."""
     if not findings:
         return _Sample(scope, keep, score)
@@ -198,12 +200,14 @@ def _guess(seen: Bits, wanted: int, total: int) -> Bracket:
         first, last = max(0, middle - margin), min(seen.size - 1, middle + margin)
         low = 0 if first == 0 else int(ordered[first])
         high = _END if last == seen.size - 1 else int(ordered[last]) + 1
-        inside, ranks = np.unique(ordered[first : last + 1], return_index=True)
+        inside, ranks, counts = np.unique(ordered[first : last + 1], return_index=True, return_counts=True)
         if high - low <= _BINS or 2 * inside.size < last - first:
             break
-    # The threshold is probably one of the sampled values nearest to the guess: if values repeat, count those.
-    nearest = inside[np.argsort(np.abs(ranks + first - middle), kind="stable")[:_SLOTS]]
-    return Bracket(wanted, total, low, high, tuple(int(v) for v in nearest))
+    # The threshold is probably a sampled value near the guess, and one that fills many ranks if any does.
+    start = ranks + first
+    distance = np.maximum(0, np.maximum(start - middle, middle - start - counts + 1))
+    likely = inside[np.argsort(distance / counts, kind="stable")[:_SLOTS]]
+    return Bracket(wanted, total, low, high, tuple(int(v) for v in likely))
 
 
 @dataclass
