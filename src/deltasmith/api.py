@@ -15,6 +15,7 @@ import xxhash
 from deltasmith import __version__
 from deltasmith.engine import difference
 from deltasmith.engine.evaluator import Evaluator
+from deltasmith.engine.glance import glance
 from deltasmith.engine.memory import DEFAULT_MEMORY, Budget, budget
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.run import execute
@@ -167,13 +168,14 @@ def merge(
         Output.open(Path(out), planned.layout, planned.hash, overwrite=overwrite, inputs=inputs) as output,
     ):
         hashes = _hash_inputs(built, hashing)
+        noticed = glance(built.plan)
         order = [name for shard in planned.layout.shards for name in shard.tensors]
         execute(Evaluator(built.plan), output, order, planned.limits, stopper, listener)
         listener.phase("checking the inputs", 0)
         _refuse_changed(built)
         listener.phase("publishing", 0)
         files, warnings = files_beside(built, Path(out).name)
-        warnings = (*built.plan.warnings, *warnings)
+        warnings = (*built.plan.warnings, *noticed, *warnings)
         late = output.publish(
             files, manifest_of(built, planned.layout, hashes.result(), output.finished, warnings)
         )

@@ -32,7 +32,7 @@ OPTIONS = (
     {"threads": 1},
     {"threads": 2},
     {"threads": 16},
-    {"threads": 2, "memory": 200 << 20},
+    {"threads": 2, "memory": 240 << 20},
     {"threads": 2, "memory": 4 << 30},
     {"threads": 2, "tile": 1 << 16},
     {"threads": 1, "tile": 1 << 20},
@@ -49,7 +49,7 @@ def models(tmp_path_factory) -> Family:
 
 @pytest.mark.parametrize("preset", RECIPES)
 def test_fault_64_threads_tiles_memory_and_shards_do_not_matter(models, preset, tmp_path):
-    recipe = models.recipe(f"{preset}.yaml", preset=preset, **RECIPES[preset])
+    recipe = models.recipe(f"{preset}.yaml", preset=preset, dtype="float32", **RECIPES[preset])
     found = []
     for number, options in enumerate(OPTIONS):
         out = tmp_path / f"{number}"

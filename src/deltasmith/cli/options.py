@@ -21,7 +21,7 @@ __all__ = [
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes: `512M`, `5G`, `1.5GiB`, `123456` (binary multiples)."""
 
     name = "size"

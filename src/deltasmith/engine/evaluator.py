@@ -94,7 +94,7 @@ class Evaluator:
             return self.plan.source(row.source).raw(name, start, stop)
         out = np.empty(stop - start, np.float32)
         self.read(name, start, out)
-        return memoryview(out).cast("B")
+        return out.tobytes()
 
     def read(self, name: str, start: int, out: Floats) -> None:
         """Compute elements [start, start + out.size), widening to whole blocks where operations need them."""
@@ -123,15 +123,17 @@ class Evaluator:
         base, cells = scratch.take(stop - start)
         self.cells(row, start, base, cells)
         site = row.merge
-        assert site is not None and isinstance(site.record, Merge)
+        assert site is not None
+        assert isinstance(site.record, Merge)
         tile = cells.reshape(len(cells), *shaped(site.record.reach, row.name, row.spec.shape, cells[0]).shape)
         place = self.place(row, start, stop)
-        merged = site.record.apply(tile, place, self.findings.of(site, row.name)).reshape(-1)
+        merged: Floats = site.record.apply(tile, place, self.findings.of(site, row.name)).reshape(-1)
         if self.plan.space == "weight":
             return merged
         scale = np.float32(row.scale)
         out = np.multiply(merged, scale, out=cells[0]) if scale != 1.0 else merged
-        return np.add(out, base, out=cells[-1])
+        total: Floats = np.add(out, base, out=cells[-1])
+        return total
 
     def cells(self, row: Row, start: int, base: Floats, cells: Floats, *, survey: bool = False) -> None:
         """Fill `base` and `cells` (models, n) with the row's edited cells, as deltas or as weights.

@@ -175,7 +175,7 @@ class _Writer:
             lost = encode(row.spec.dtype.name, values, out[(first - start) * item : (last - start) * item])
             if lost and self.evaluator.plan.nonfinite != "keep":
                 raise _overflow(row, lost)
-        return memoryview(out)
+        return out.data
 
     def _tile(
         self, row: Row, start: int, stop: int, worker: _Worker

@@ -116,10 +116,10 @@ def _next_sites(evaluator: Evaluator, row: Row, surveys: dict[Key, Survey]) -> I
                 yield site, survey
                 blocked = True
                 break
-    if not blocked and (site := row.merge) is not None:
-        survey = surveys.get((site, "")) or evaluator.findings.next_survey(site, row.name)
+    if not blocked and row.merge is not None:
+        survey = surveys.get((row.merge, "")) or evaluator.findings.next_survey(row.merge, row.name)
         if survey is not None:
-            yield site, survey
+            yield row.merge, survey
 
 
 def _ask(evaluator: Evaluator, rows: Sequence[Row], shared: set[Site] | None) -> Asked | None:

@@ -54,7 +54,8 @@ def run_jobs(
 
     A single state works in the calling thread: one thread means one thread.
     """
-    stream, failures, failed = _Stream(jobs), [], threading.Event()  # type: ignore[var-annotated]
+    stream, failed = _Stream(jobs), threading.Event()
+    failures: list[BaseException] = []
 
     def loop(state: State) -> None:
         try:

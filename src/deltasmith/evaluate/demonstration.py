@@ -77,7 +77,8 @@ def demonstrate(regime: str, folder: Path) -> Iterator[Row]:
 
 def _per_task(regime: str, folder: Path, items: list[Item]) -> Row:
     """Rebuild every task's model from EMR's unified vector, and let each answer its own task."""
-    accuracy, size, seconds = {}, 0, 0.0
+    accuracy: dict[str, float] = {}
+    size, seconds = 0, 0.0
     for task in TASKS:
         own = [item for item in items if item.task == task]
         settings = {"preset": "emr", "task": task}

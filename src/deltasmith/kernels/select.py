@@ -40,7 +40,7 @@ def collect(scores: Floats, low: int, span: int, inside: Bits) -> tuple[int, int
         offset = (bits[i] & mask) - base  # wraps around below the bracket, to beyond its width
         inside[count] = offset
         count += offset < width
-    return count, above
+    return count, int(above)
 
 
 @njit(nogil=True, cache=True)

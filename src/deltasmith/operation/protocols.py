@@ -78,7 +78,8 @@ class Place:
 
     `key` seeds the random bits of this (seed, label, tensor); `weights` are the models' weights for this tensor,
     in column order (a merge needs them; an edit sees the one of its own column). `block` is the number of
-    elements in one survey block of this tensor; tiles start at multiples of it. `statistics(i, suffix)` yields the part of column i's statistics file that belongs to this tile (the whole array for reach `tensor`).
+    elements in one survey block of this tensor; tiles start at multiples of it. `statistics(i, suffix)` yields
+    the part of column i's statistics file that belongs to this tile (the whole array for reach `tensor`).
     """
 
     name: str
