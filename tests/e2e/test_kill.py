@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
+import os
 import random
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,14 @@ from models import Family, family, hashes, neighbours, run, tree
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["e2e.victim"])
 SEED = 20240607
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server():
+    """Start the fork server where it finds the modules that it imports before it forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+        multiprocessing.forkserver.ensure_running()
 
 
 @pytest.fixture(scope="module")

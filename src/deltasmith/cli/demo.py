@@ -33,9 +33,7 @@ def command(regime: str, keep: Path | None, as_json: bool) -> None:
         folder = keep or Path(scratch)
         rows = []
         if not as_json:
-            click.echo(
-                f"merging three experts with {regime} deltas, {len(METHODS)} methods; compiling kernels on the first run …"
-            )
+            click.echo(f"three experts with {regime} deltas; the first run compiles kernels …", err=True)
         for row in demonstrate(regime, folder):
             rows.append(row)
             if not as_json:
