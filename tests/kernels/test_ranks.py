@@ -83,3 +83,16 @@ def test_the_input_is_not_written_to():
     copy = rows.copy()
     rank_rows(rows)
     np.testing.assert_array_equal(rows, copy)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 40])
+@pytest.mark.parametrize("tiny", [0.0, 1e-30, 1e-4])
+def test_rows_of_few_values_equal_the_sort(steps, tiny):
+    """The path for repeated values: zeros, clamped small values, and a row that is not like the first."""
+    rng = np.random.default_rng(steps)
+    values = np.round(rng.normal(size=(5, 700)) * steps) / np.float32(64)
+    values[:, ::7] = rng.normal(size=values[:, ::7].shape) * tiny
+    values[3] = rng.standard_t(1, size=700)
+    values = values.astype(np.float32)
+    assert 2 * np.unique(np.abs(values[0])).size < 700
+    np.testing.assert_array_equal(rank_rows(values), rank_rows_reference(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -30,6 +31,7 @@ _COMMANDS = {
 }
 
 _DEBUG = "--debug"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Lazy(click.Group):
@@ -89,14 +91,28 @@ def _run(args: list[str], debug: bool) -> int:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; run the same command again to resume", 5)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: end quietly
+    except (BrokenPipeError, SystemExit):  # nobody reads; click and rich exit when they meet that
+        _discard_output()
         return 0
+    except OSError as error:
+        if error.errno not in _FULL:
+            return _bug(debug)
+        _discard_output()
+        return _fail(f"the output cannot be written ({error.strerror}); free some space", 4)
     except Exception:  # the boundary: whatever is left is our bug
-        if debug:
-            traceback.print_exc()
-        return _fail(_bug_report(), 70)
+        return _bug(debug)
     return 0
+
+
+def _discard_output() -> None:
+    """Send what is still in the buffer of standard output nowhere, so that its flush at exit cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _bug(debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    return _fail(_bug_report(), 70)
 
 
 def _fail(line: str, code: int) -> int:
