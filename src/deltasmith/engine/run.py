@@ -75,7 +75,7 @@ def execute(
     """Compute every tensor that `sink` has not finished, in `order`, and hand over its bytes and hash.
 
     Linear algebra runs on one thread per worker: the workers are the parallelism, BLAS threads on top of them
-    only wait for each other (30 times slower on a busy machine), and their number would change the rounding.
+    wait for each other on a busy machine, and their number would change the rounding.
     """
     with threadpool_limits(limits=1, user_api="blas"):
         _execute(evaluator, sink, order, limits, stop, progress)

@@ -26,7 +26,7 @@ _HEAD = "lm_head.weight"
 _EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",
-    "word_embeddings.weight",
+    "embeddings.weight",
     "embed_in.weight",
     "embed.weight",
 )

@@ -1,0 +1,46 @@
+"""What the README shows works: its recipe loads, its method merges, its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from deltasmith.cli.main import group
+from deltasmith.operation.reference import merge_table
+from deltasmith.recipe.checks import loads
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str, containing: str) -> str:
+    """Return the one fenced block of a language that contains some text."""
+    (found,) = [b for b in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in b]
+    return found
+
+
+def test_the_recipe_loads() -> None:
+    recipe = loads(block("yaml", "preset: della"))
+    assert recipe.labels == ("chat", "math", "code")
+    assert recipe.models[1].weight == 0.8
+
+
+def test_the_method_merges() -> None:
+    space: dict[str, object] = {"__name__": "strongest"}
+    exec(compile(block("python", "class Strongest"), "README.md", "exec", dont_inherit=True), space)
+    columns = [{"w": np.array([[1, -5], [0, 2]], np.float32)}, {"w": np.array([[-1, 4], [3, 1]], np.float32)}]
+    merged = merge_table(space["Strongest"](), columns)  # type: ignore[operator]
+    assert merged["w"].tolist() == [[1, -5], [3, 2]]
+
+
+def test_the_commands_exist() -> None:
+    named = set(re.findall(r"^\$ deltasmith (\w+)", README, re.MULTILINE))
+    assert named
+    assert named <= set(group.list_commands(None))  # type: ignore[arg-type]
+
+
+def test_the_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
