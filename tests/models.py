@@ -218,9 +218,17 @@ def family(root: Path, experts: int = 3, dtype: str = "bfloat16", *, shards: int
     return Family(root, base, tunes)
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes a value out as often as it occurs: recipes know no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def write_recipe(path: Path, mapping: Mapping[str, Any]) -> Path:
     """Write a recipe as YAML; a field whose value is None is left out."""
-    path.write_text(yaml.safe_dump({k: v for k, v in mapping.items() if v is not None}, sort_keys=False))
+    given = {k: v for k, v in mapping.items() if v is not None}
+    path.write_text(yaml.dump(given, Dumper=_Plain, sort_keys=False))
     return path
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from deltasmith.cli.main import group
 from deltasmith.operation.reference import merge_table
@@ -27,11 +29,12 @@ def test_the_recipe_loads() -> None:
     assert recipe.models[1].weight == 0.8
 
 
-def test_the_method_merges() -> None:
-    space: dict[str, object] = {"__name__": "strongest"}
-    exec(compile(block("python", "class Strongest"), "README.md", "exec", dont_inherit=True), space)
+def test_the_method_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "strongest_of_readme.py").write_text(block("python", "class Strongest"))
+    monkeypatch.syspath_prepend(tmp_path)
+    strongest = importlib.import_module("strongest_of_readme").Strongest
     columns = [{"w": np.array([[1, -5], [0, 2]], np.float32)}, {"w": np.array([[-1, 4], [3, 1]], np.float32)}]
-    merged = merge_table(space["Strongest"](), columns)  # type: ignore[operator]
+    merged = merge_table(strongest(), columns)
     assert merged["w"].tolist() == [[1, -5], [3, 2]]
 
 

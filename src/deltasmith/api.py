@@ -28,7 +28,7 @@ from deltasmith.formats.verify import Report
 from deltasmith.formats.verify import verify as verify_folder
 from deltasmith.recipe.build import Built, build
 from deltasmith.recipe.checks import from_dict, load
-from deltasmith.recipe.model import Recipe, to_mapping
+from deltasmith.recipe.model import Recipe, operation_text, to_mapping
 from deltasmith.recipe.publication import files_beside, manifest_of
 
 __all__ = ["DiffReport", "MergeResult", "Planned", "diff", "merge", "open_model", "plan", "verify"]
@@ -74,7 +74,7 @@ class Planned:
         plan = self.built.plan
         return {
             "recipe": to_mapping(self.built.recipe),
-            "tensors": tensors(plan),
+            "tensors": tensors(plan, operation_text),
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "files": [shard.name for shard in self.layout.shards],

@@ -204,7 +204,6 @@ def adapters(models, tmp_path):
         {"preset": "emr", "task": "m0"},
         {"merge": "mean"},
         {"merge": "linear"},
-        {"preset": "tsv"},
     ],
     ids=str,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from deltasmith.cli.options import human, json_option, print_json
+from deltasmith.cli.options import console, human, json_option, print_json
 
 
 @click.command("demo")
@@ -45,7 +45,6 @@ def command(regime: str, keep: Path | None, as_json: bool) -> None:
 
 
 def _print(rows: list[Any], keep: Path | None) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     tasks = list(rows[0].accuracy)
@@ -57,7 +56,7 @@ def _print(rows: list[Any], keep: Path | None) -> None:
         percents = [f"{100 * row.accuracy[task]:.1f}" for task in tasks]
         summary = (f"{100 * row.mean:.1f}", f"{100 * row.worst:.1f}", human(row.nbytes))
         table.add_row(row.name, *percents, *summary, f"{row.seconds:.2f}" if row.seconds else "")
-    Console().print(table)
+    console().print(table)
     click.echo(
         "per cent of 200 held-out items a task answered exactly right (± up to 7 at 95 %); seconds: plan and merge"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from deltasmith.cli.options import json_option, print_json
+from deltasmith.cli.options import console, json_option, print_json
 
 
 @click.command("diff")
@@ -37,7 +37,6 @@ def command(base: str, models: tuple[str, ...], by: str, threads: int | None, as
 
 
 def _print(groups: Any) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -68,7 +67,7 @@ def _print(groups: Any) -> None:
                 f"{p.cosine:+.3f}",
                 f"{p.sign_conflict:.1%}",
             )
-    console = Console()
-    console.print(changes)
+    screen = console()
+    screen.print(changes)
     if pairs.row_count:
-        console.print(pairs)
+        screen.print(pairs)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from deltasmith.cli.options import json_option, print_json
+from deltasmith.cli.options import console, json_option, print_json
 
 
 @click.command("methods")
@@ -19,7 +19,6 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -28,4 +27,4 @@ def command(as_json: bool) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(row.name, row.kind, escape(row.summary), ", ".join(row.dialects))
-    Console().print(table)
+    console().print(table)

@@ -8,6 +8,7 @@ import click
 
 from deltasmith.cli.options import (
     Size,
+    console,
     human,
     json_option,
     override_option,
@@ -38,12 +39,12 @@ def command(recipe: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 def _print(planned: Any) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from deltasmith.errors import printable
     from deltasmith.plan.report import kinds
+    from deltasmith.recipe.model import operation_text
 
     table = Table(box=None, pad_edge=False)
     for column, justify in (
@@ -54,12 +55,11 @@ def _print(planned: Any) -> None:
         ("what", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for kind in kinds(planned.built.plan):
+    for kind in kinds(planned.built.plan, operation_text):
         shape = "×".join(map(str, kind.shape)) or "scalar"
         cells = (printable(kind.pattern), str(kind.count), shape, kind.dtype, kind.what)
         table.add_row(*map(escape, cells))
-    console = Console(soft_wrap=False)
-    console.print(table)
+    console().print(table)
     for note in planned.built.plan.notes:
         click.echo(f"note: {printable(note, 2000)}")
     for warning in planned.built.plan.warnings:

@@ -45,9 +45,9 @@ def _of_column(
         if not row.present[index] or column.holds_delta(row.name):
             continue
         values = _piece(column.checkpoint, row)
-        if len(row.spec.shape) > 1 and not values.any() and (ground is None or ground.any()):
-            if not _any(column.checkpoint, row):
-                yield f"{printable(row.name)} of {column.label} is zero throughout: was it lost when it was written?"
+        lost = len(row.spec.shape) > 1 and not values.any() and (ground is None or ground.any())
+        if lost and not _any(column.checkpoint, row):
+            yield f"{printable(row.name)} of {column.label} is zero throughout: was it lost when it was written?"
         if ground is not None:
             delta = values.astype(np.float64) - ground
             moved += float(np.nan_to_num(delta @ delta))

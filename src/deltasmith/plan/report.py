@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from deltasmith.operation.protocols import Edit, Merge
 from deltasmith.plan.plan import Plan, Row
 from deltasmith.table.names import projection_of
 
@@ -23,34 +24,37 @@ class Kind:
     what: str
 
 
-def describe(row: Row) -> str:
-    """Return in words what happens to one tensor."""
+Show = Callable[[Edit | Merge], str]
+
+
+def describe(row: Row, show: Show = repr) -> str:
+    """Return in words what happens to one tensor; `show` writes an operation."""
     if row.action != "merge" or row.merge is None:
         return f"{row.action} from {row.source} ({row.reason})"
     columns = []
     for index, sites in enumerate(row.edits):
-        steps = [repr(site.record) for site in sites]
+        steps = [show(site.record) for site in sites]
         if not row.present[index]:
             steps = ["zero"]
         weight = row.weights[index]
-        columns.append(" → ".join([*steps, f"×{weight:g}"] if weight != 1 else steps) or "as it is")
+        columns.append(" → ".join([*steps, f"×{weight:g}"] if weight != 1 else steps) or "δ")
     same = len(set(columns)) == 1
-    edits = columns[0] if same else "; ".join(columns)
+    edits = columns[0] if same else "[" + "; ".join(columns) + "]"
     tail = f" ×{row.scale:g}" if row.scale != 1 else ""
-    return f"[{edits}] → {row.merge.record!r}{tail}"
+    return f"{edits} → {show(row.merge.record)}{tail}" if edits else show(row.merge.record) + tail
 
 
-def kinds(plan: Plan) -> Iterator[Kind]:
+def kinds(plan: Plan, show: Show = repr) -> Iterator[Kind]:
     """Group the rows for display, in order of first appearance."""
     groups: dict[tuple[str, tuple[int, ...], str, str], int] = {}
     for row in plan.rows:
-        key = (projection_of(row.name), row.spec.shape, row.spec.dtype.name, describe(row))
+        key = (projection_of(row.name), row.spec.shape, row.spec.dtype.name, describe(row, show))
         groups[key] = groups.get(key, 0) + 1
     for (pattern, shape, dtype, what), count in groups.items():
         yield Kind(pattern, count, shape, dtype, what)
 
 
-def tensors(plan: Plan) -> list[dict[str, Any]]:
+def tensors(plan: Plan, show: Show = repr) -> list[dict[str, Any]]:
     """Return every tensor with what happens to it, as plain data."""
     return [
         {
@@ -59,7 +63,7 @@ def tensors(plan: Plan) -> list[dict[str, Any]]:
             "dtype": row.spec.dtype.name,
             "from": "merged" if row.action == "merge" else row.source,
             "action": row.action,
-            "what": describe(row),
+            "what": describe(row, show),
         }
         for row in plan.rows
     ]

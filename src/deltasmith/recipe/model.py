@@ -18,6 +18,7 @@ __all__ = [
     "Recipe",
     "Weight",
     "operation_mapping",
+    "operation_text",
     "to_mapping",
 ]
 
@@ -87,6 +88,13 @@ def operation_mapping(record: Edit | Merge, dialect: Dialect = "paper") -> dict[
     name, own = name_of(record, dialect)
     fields = {key: _number(value) for key, value in record if value is not None and key != "statistics"}
     return {name: fields if own == dialect else {**fields, "dialect": own}}
+
+
+def operation_text(record: Edit | Merge) -> str:
+    """Return an operation on one line, by the name a recipe gives it: `keep_largest(density=0.2)`."""
+    name, dialect = name_of(record)
+    fields = ", ".join(f"{key}={_number(value)}" for key, value in record if key != "statistics")
+    return f"{name}({fields})" + (f" [{dialect}]" if dialect != "paper" else "") if fields else name
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:
