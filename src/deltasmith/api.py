@@ -244,4 +244,5 @@ def diff(
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    return [n if names.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(names)]
+    taken = [*names, "base"]  # that label is the base's own
+    return [n if taken.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(names)]

@@ -27,7 +27,7 @@ from deltasmith.recipe.explain import methods
 ROWS = [(row.kind, row.name, dialect) for row in methods() for dialect in row.dialects]
 PAPER = [(kind, name) for kind, name, dialect in ROWS if dialect == "paper"]
 TWO = {"nuslerp", "nuslerp_rows", "nuslerp_columns", "slerp"}
-DENSE = ("breadcrumbs", "dare", "della", "drop", "keep_middle", "low_rank", "magnitude", "magprune", "dynamic_prune")
+DENSE = ("breadcrumbs", "dare", "della", "drop", "keep_largest", "keep_middle", "low_rank", "magnitude", "magprune", "dynamic_prune")
 FIELDS = {
     "amplify": {"factor": 1.5},
     "amplify_partitions": {"factors": [1.8, 1.0]},

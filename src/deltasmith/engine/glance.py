@@ -29,11 +29,12 @@ def glance(plan: Plan) -> tuple[str, ...]:
     if isinstance(plan.base, Evaluator):  # its values do not exist yet, and a glance must stay cheap
         return ()
     warnings: list[str] = []
-    grounds = [None if plan.base is None else _piece(plan.base, row) for row in rows]
-    for index, column in enumerate(plan.columns):
-        if isinstance(column.checkpoint, Evaluator):
-            continue
-        warnings += _of_column(plan, column, index, rows, grounds)
+    with np.errstate(over="ignore", invalid="ignore"):  # the run will refuse what is not finite, by name
+        grounds = [None if plan.base is None else _piece(plan.base, row) for row in rows]
+        for index, column in enumerate(plan.columns):
+            if isinstance(column.checkpoint, Evaluator):
+                continue
+            warnings += _of_column(plan, column, index, rows, grounds)
     return tuple(warnings)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.json_file import read_json_object
+from deltasmith.table.checkpoint import Spec
 
-__all__ = ["compare_templates", "compare_vocabularies", "token_ids"]
+__all__ = ["compare_templates", "compare_vocabularies", "padded_vocabulary", "token_ids"]
 
 _TEMPLATE = "chat_template.jinja"
 _SHOWN = 3
@@ -62,6 +63,16 @@ def compare_vocabularies(first: Path, first_label: str, second: Path, second_lab
             f"{len(moved)} tokens have different ids in {first_label} and {second_label}: {shown}",
             fix="merge models with one tokenizer; their embedding rows mean different tokens",
         )
+
+
+def padded_vocabulary(folder: Path, specs: Mapping[str, Spec], label: str) -> Iterator[str]:
+    """Yield a warning if the embeddings have more rows than the tokenizer has tokens; the rows are kept."""
+    rows = [
+        spec.shape[0] for name, spec in specs.items() if name.endswith("embed_tokens.weight") and spec.shape
+    ]
+    ids = token_ids(folder) if rows else None
+    if ids and (tokens := max(ids.values()) + 1) < rows[0]:
+        yield f"{label} has {tokens} tokens and {rows[0]} embedding rows: a padded vocabulary, kept as it is"
 
 
 def compare_templates(first: Path, first_label: str, second: Path, second_label: str) -> Iterator[str]:

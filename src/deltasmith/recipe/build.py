@@ -12,7 +12,7 @@ from pathlib import Path
 from deltasmith.engine.evaluator import Evaluator
 from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel, open_model
-from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies
+from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies, padded_vocabulary
 from deltasmith.plan.align import Wishes, align
 from deltasmith.plan.plan import Column, EditRule, Plan
 from deltasmith.recipe.model import ModelEntry, Recipe
@@ -172,6 +172,8 @@ def _compare(
     """Compare what is not tensors: vocabularies (refused where they differ), templates and families (warned)."""
     home_label = "base" if base is not None else recipe.labels[0]
     home = _on_disk(base if base is not None else models[0])
+    if home.folder is not None and home.checkpoint is not None:
+        yield from padded_vocabulary(home.folder, home.checkpoint.specs, home_label)
     for label, model in zip(recipe.labels, models, strict=True):
         other = _on_disk(model)
         if other.folder is None or home.folder is None or other.adapter is not None:

@@ -1,0 +1,60 @@
+"""`methods`, `explain` and `schema`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from models import check_refusal, run
+
+
+def test_methods_as_a_table_and_as_json():
+    rows = run("methods", "--json").document
+    assert {row["kind"] for row in rows} == {"preset", "edit", "merge"}
+    names = [row["name"] for row in rows if row["kind"] == "preset"]
+    assert {"ties", "dare", "della", "dppa", "emr", "slerp", "task_arithmetic"} <= set(names)
+    assert names == sorted(names)
+    text = run("methods")
+    assert text.code == 0
+    assert all(name in text.out for name in names)
+    assert all(row["summary"] for row in rows)
+
+
+def test_explain_shows_formula_ranges_paper_and_expansion():
+    shown = run("explain", "ties").out
+    for words in ("density", "default 0.2", "arXiv 2306.01708", "keep_largest", "elect", "When not to use it"):
+        assert words in shown
+
+
+@pytest.mark.parametrize("dialect", ["paper", "authors", "mergekit"])
+def test_explain_knows_dialects(dialect):
+    told = run("explain", "della", "--dialect", dialect, "--json").document
+    assert told["dialect"] == dialect
+    assert ("epsilon" in {f["name"] for f in told["fields"]}) == (dialect == "mergekit")
+
+
+def test_unknown_names_and_dialects():
+    check_refusal(run("explain", "tis"), 2, "ties")
+    check_refusal(run("explain", "xyzzy"), 2, "deltasmith methods")
+    check_refusal(run("explain", "regmean", "--dialect", "mergekit"), 2, "paper")
+    check_refusal(run("explain", "ties", "--dialect", "french"), 2, "french")
+
+
+def test_the_schema_is_valid_and_refers_to_itself_only():
+    schema = run("schema").document
+    recipe = schema["definitions"]["recipe"]
+    assert recipe["type"] == "object"
+    assert {"base", "models", "merge", "preset", "scale"} <= set(recipe["properties"])
+    text = json.dumps(schema)
+    definitions = schema["definitions"]
+    for reference in text.split('"$ref": "')[1:]:
+        path = reference.split('"')[0]
+        assert path.startswith("#/")
+        assert path == "#" or path.rsplit("/", 1)[1] in definitions
+    assert "draft-07" in schema["$schema"]
+
+
+def test_the_schema_knows_every_preset():
+    text = run("schema").out
+    for row in run("methods", "--json").document:
+        assert f'"{row["name"]}"' in text
