@@ -8,7 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import check_refusal, draw, family, hashes, read_model, run, stored, tree, write_adapter, write_model
+
+from models import (
+    check_refusal,
+    draw,
+    family,
+    hashes,
+    read_model,
+    run,
+    stored,
+    tree,
+    write_adapter,
+    write_model,
+)
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -101,7 +113,10 @@ def test_a_pickle_is_not_run(tmp_path):
 def test_torch_files(tmp_path):
     import torch
 
-    tensors = {"a": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3), "b": torch.ones(3, dtype=torch.int64)}
+    tensors = {
+        "a": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
+        "b": torch.ones(3, dtype=torch.int64),
+    }
     for name, document in (("plain.pt", tensors), ("nested.ckpt", {"state_dict": tensors, "epoch": 3})):
         torch.save(document, tmp_path / name)
         result = run("convert", tmp_path / name, tmp_path / f"out-{name}", "--quiet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from models import Family, check_refusal, family, read_model, run, write_adapter
 
 
@@ -16,7 +17,9 @@ def models(tmp_path_factory) -> Family:
 def deltas(models):
     base = {n: a.astype(np.float32) for n, a in read_model(models.root / "base").items()}
     read = [read_model(models.root / label) for label in models.labels]
-    return base, [{n: (a.astype(np.float32) - base[n]).astype(np.float64) for n, a in r.items()} for r in read]
+    return base, [
+        {n: (a.astype(np.float32) - base[n]).astype(np.float64) for n, a in r.items()} for r in read
+    ]
 
 
 def folders(models):

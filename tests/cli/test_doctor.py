@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+
 from models import environment, run, spawn
 
 COMMANDS = ("demo", "plan", "merge", "verify", "diff", "methods", "explain", "schema", "doctor", "convert")
@@ -43,7 +44,9 @@ def test_nothing_heavy_is_imported_for_help():
         "except SystemExit: pass\n"
         "print([m for m in ('numba', 'numpy', 'pydantic', 'torch', 'yaml') if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
     assert done.stderr.strip() == "[]"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from models import Family, check_refusal, family, run, spawn
 
 from deltasmith import api
 from deltasmith.errors import (
@@ -17,6 +16,7 @@ from deltasmith.errors import (
     ResourceError,
     VerificationError,
 )
+from models import Family, check_refusal, family, run, spawn
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from models import check_refusal, run
 
 
@@ -22,7 +23,14 @@ def test_methods_as_a_table_and_as_json():
 
 def test_explain_shows_formula_ranges_paper_and_expansion():
     shown = run("explain", "ties").out
-    for words in ("density", "default 0.2", "arXiv 2306.01708", "keep_largest", "elect", "When not to use it"):
+    for words in (
+        "density",
+        "default 0.2",
+        "arXiv 2306.01708",
+        "keep_largest",
+        "elect",
+        "When not to use it",
+    ):
         assert words in shown
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import pytest
+
 from models import COMMAND, Family, environment, family, neighbours, run, spawn, start, tree
 
 
@@ -83,13 +84,20 @@ def test_other_commands_stop_too(models, command, tmp_path):
         assert error.splitlines()[-1].startswith("error: interrupted")
 
 
-@pytest.mark.parametrize("arguments", [("methods",), ("methods", "--json"), ("schema",), ("explain", "ties"), ("--help",)])
+@pytest.mark.parametrize(
+    "arguments", [("methods",), ("methods", "--json"), ("schema",), ("explain", "ties"), ("--help",)]
+)
 def test_fault_52_nobody_reads_the_output(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
-            [*COMMAND, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment(), check=False
+            [*COMMAND, *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            check=False,
         )
     finally:
         os.close(writer)
@@ -99,7 +107,12 @@ def test_fault_52_nobody_reads_the_output(arguments):
 def test_fault_52_a_full_disk_behind_the_output_is_no_bug():
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         done = subprocess.run(
-            [*COMMAND, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), check=False
+            [*COMMAND, "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            check=False,
         )
     assert done.returncode == 4
     assert done.stderr.startswith("error: ")

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import yaml
+
 from models import Family, family, neighbours, read_model, run, spawn, tree, write_recipe
 
 
@@ -126,7 +127,9 @@ def test_quiet_says_nothing_and_json_says_one_document(recipe, tmp_path):
 
 
 def test_a_command_needs_no_home_and_no_writable_working_folder(recipe, tmp_path):
-    result = spawn("merge", recipe, tmp_path / "out", "--quiet", HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent")
+    result = spawn(
+        "merge", recipe, tmp_path / "out", "--quiet", HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent"
+    )
     assert (result.code, result.err) == (0, "")
 
 

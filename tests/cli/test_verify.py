@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from models import check_refusal, family, run, tree, write_model
 
 
@@ -54,7 +55,9 @@ def test_one_flipped_bit(out, place):
     check_refusal(run("verify", out), 6, "hash differs")
 
 
-@pytest.mark.parametrize("change", ["truncate", "extend", "remove", "rename a tensor", "extra shard", "empty"])
+@pytest.mark.parametrize(
+    "change", ["truncate", "extend", "remove", "rename a tensor", "extra shard", "empty"]
+)
 def test_damaged_weights(out, change):
     path = first_shard(out)
     data = path.read_bytes()
@@ -73,7 +76,9 @@ def test_damaged_weights(out, change):
     check_refusal(run("verify", out), 6, "out")
 
 
-@pytest.mark.parametrize("change", ["not JSON", "other format", "wrong shape", "tensor missing", "tensor extra"])
+@pytest.mark.parametrize(
+    "change", ["not JSON", "other format", "wrong shape", "tensor missing", "tensor extra"]
+)
 def test_damaged_manifests(out, change):
     path = out / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from models import run, write_recipe
 
 DATA = Path(__file__).parent.parent / "data" / "names"
@@ -83,7 +84,9 @@ def test_every_tensor_of_a_transformer_is_planned(tmp_path, name):
     check_complete(planned(recipe), tensors)
 
 
-@pytest.mark.parametrize("name", [n for n, m in load("transformers").items() if m["tied"] == ["lm_head.weight"]])
+@pytest.mark.parametrize(
+    "name", [n for n, m in load("transformers").items() if m["tied"] == ["lm_head.weight"]]
+)
 def test_tied_heads_are_left_out_and_said(tmp_path, name):
     tensors = {n: (shape[-1:], "BF16") for n, shape in load("transformers")[name]["tensors"].items()}
     tensors["lm_head.weight"] = next(t for n, t in tensors.items() if "embed" in n or "wte" in n)

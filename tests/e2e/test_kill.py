@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from e2e import victim
 from models import Family, family, hashes, neighbours, run, tree
 
@@ -106,7 +107,11 @@ def test_fault_51_killed_at_many_random_moments(recipe, undisturbed, tmp_path):
 def kill_before_calls(recipe, undisturbed, place, step):
     total = calls_of(recipe, place / "first" / "out", place / "calls")
     assert total > 100
-    for number in [*range(1, 12), *range(12, total - 45, step), *range(total - 45, total + 1, max(1, step // 4))]:
+    for number in [
+        *range(1, 12),
+        *range(12, total - 45, step),
+        *range(total - 45, total + 1, max(1, step // 4)),
+    ]:
         out = place / "run" / "out"
         process = start(recipe, out, number=number)
         process.join()

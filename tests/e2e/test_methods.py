@@ -6,6 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+from deltasmith import api
+from deltasmith.recipe.explain import methods
 from models import (
     Family,
     check_refusal,
@@ -19,15 +23,22 @@ from models import (
     write_model,
     write_recipe,
 )
-from safetensors.numpy import save_file
-
-from deltasmith import api
-from deltasmith.recipe.explain import methods
 
 ROWS = [(row.kind, row.name, dialect) for row in methods() for dialect in row.dialects]
 PAPER = [(kind, name) for kind, name, dialect in ROWS if dialect == "paper"]
 TWO = {"nuslerp", "nuslerp_rows", "nuslerp_columns", "slerp"}
-DENSE = ("breadcrumbs", "dare", "della", "drop", "keep_largest", "keep_middle", "low_rank", "magnitude", "magprune", "dynamic_prune")
+DENSE = (
+    "breadcrumbs",
+    "dare",
+    "della",
+    "drop",
+    "keep_largest",
+    "keep_middle",
+    "low_rank",
+    "magnitude",
+    "magprune",
+    "dynamic_prune",
+)
 FIELDS = {
     "amplify": {"factor": 1.5},
     "amplify_partitions": {"factors": [1.8, 1.0]},
@@ -136,7 +147,9 @@ def test_every_expansion_gives_the_same_plan_as_its_preset(models, name):
 
 def test_a_recipe_inside_a_recipe(models, tmp_path):
     inner = models.recipe("inner.yaml", preset="ties", scale=0.5)
-    outer = models.recipe("outer.yaml", models=[{"model": "./inner.yaml", "label": "inner"}, {"model": "./m1"}])
+    outer = models.recipe(
+        "outer.yaml", models=[{"model": "./inner.yaml", "label": "inner"}, {"model": "./m1"}]
+    )
     assert any("inner is a recipe" in note for note in run("plan", outer, "--json").document["notes"])
     assert run("merge", outer, tmp_path / "out", "--quiet", "--set", "dtype=float32").code == 0
     assert run("verify", tmp_path / "out").code == 0
@@ -159,7 +172,9 @@ def test_an_inline_recipe_as_a_model_and_as_the_base(models, tmp_path):
         np.testing.assert_allclose(array, mean + 2 * (tunes[0] - mean), atol=1e-6)
 
 
-@pytest.mark.parametrize("inner", ["ties", "della", "slerp", "emr", "breadcrumbs", "tsv", "model_stock", "sce"])
+@pytest.mark.parametrize(
+    "inner", ["ties", "della", "slerp", "emr", "breadcrumbs", "tsv", "model_stock", "sce"]
+)
 @pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 3, "tile": 1 << 16}])
 def test_nested_methods_with_surveys_equal_two_steps(models, tmp_path, inner, options):
     first = recipe_for(models, "preset", inner)
@@ -253,7 +268,9 @@ def test_sums_of_weighted_deltas_equal_float64(models, tmp_path):
     base = {n: a.astype(np.float64) for n, a in stored(models.base, "bfloat16").items()}
     tunes = [stored(t, "bfloat16") for t in models.tunes]
     for name, array in read_model(tmp_path / "out").items():
-        delta = sum(w * (t[name].astype(np.float64) - base[name]) for w, t in zip(weights, tunes, strict=True))
+        delta = sum(
+            w * (t[name].astype(np.float64) - base[name]) for w, t in zip(weights, tunes, strict=True)
+        )
         np.testing.assert_allclose(array, base[name] + 0.3 * delta, atol=1e-6)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import hashes, read_model, run, write_recipe
 
 from deltasmith import api
+from models import hashes, read_model, run, write_recipe
 
 DATA = Path(__file__).parent.parent / "data" / "upconv7"
 TASKS = ("noise0", "noise1", "noise2", "noise3")
@@ -70,7 +70,9 @@ def test_ties_equals_float64(tmp_path):
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("task", TASKS[:2])
 def test_trimming_keeps_the_exact_count(tmp_path, task, density):
-    models = [{"model": str(DATA / f"{task}.npz"), "label": task, "edits": [{"keep_largest": {"density": density}}]}]
+    models = [
+        {"model": str(DATA / f"{task}.npz"), "label": task, "edits": [{"keep_largest": {"density": density}}]}
+    ]
     got = merged(tmp_path / "out", models=models)
     np.testing.assert_array_equal(got != 0, trimmed(DELTAS[task], density) != 0)
     if density < 1:
@@ -137,6 +139,8 @@ def test_diff_measures_the_changes(tmp_path):
     whole = done.document["model"][0]
     for task, delta in DELTAS.items():
         figures = whole["models"][f"{task}.npz"]
-        np.testing.assert_allclose(figures["relative_norm"], np.linalg.norm(delta) / np.linalg.norm(flat(BASE)), rtol=1e-6)
+        np.testing.assert_allclose(
+            figures["relative_norm"], np.linalg.norm(delta) / np.linalg.norm(flat(BASE)), rtol=1e-6
+        )
         np.testing.assert_allclose(figures["mean_abs"], np.abs(delta).mean(), rtol=1e-6)
         np.testing.assert_allclose(figures["max_abs"], np.abs(delta).max(), rtol=1e-6)

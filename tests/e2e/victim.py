@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from models import family, run
-
 from deltasmith.cli.main import main
 from deltasmith.formats import output
+from models import family, run
 
 __all__ = ["COUNTED", "merge"]
 
@@ -45,9 +44,9 @@ def merge(arguments: list[str], number: int, report: str) -> None:
     for name in COUNTED:
         setattr(os, name, fuse.wrap(getattr(os, name)))
     output.exchange = fuse.wrap(output.exchange)
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")
     try:
-        main(arguments)
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            main(arguments)
     finally:
         if report:
             Path(report).write_text(str(fuse.count))

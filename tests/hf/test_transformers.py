@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from models import read_model, run, tree, write_recipe
 
 torch = pytest.importorskip("torch")
@@ -58,7 +59,9 @@ def merge(root, out, *options, **fields):
 
 
 def load(folder):
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, dtype="auto"
+    )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not report[kind], report
     return model.eval()
@@ -90,7 +93,9 @@ def test_a_sum_of_deltas_equals_float64(tmp_path):
     models = [load(root / label).state_dict() for label in ("base", "math", "code")]
     for name, value in load(tmp_path / "out").state_dict().items():
         base, math, code = (m[name].double() for m in models)
-        torch.testing.assert_close(value.double(), base + 0.7 * ((math - base) + (code - base)), atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(
+            value.double(), base + 0.7 * ((math - base) + (code - base)), atol=1e-7, rtol=1e-6
+        )
 
 
 def test_a_sharded_output_loads_and_is_the_same(tmp_path):

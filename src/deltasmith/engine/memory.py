@@ -59,5 +59,7 @@ def _need_of(elements: int, models: int) -> int:
 
 def _need(row: Row, models: int, tile: int) -> int:
     if row.reach == "tensor":
-        return row.spec.size * _FLOAT * (models + 1 + _WHOLE)
+        sites = [site for group in row.edits for site in group] + ([row.merge] if row.merge else [])
+        extra = max(site.record.workspace(row.spec.shape, models) for site in sites)
+        return row.spec.size * _FLOAT * (models + 1 + _WHOLE) + extra
     return _need_of(min(row.spec.size, max(row.block, tile)), models)

@@ -106,6 +106,11 @@ class RegMean(Merge):
     damping: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     """Added to the diagonal, in units of its mean; 0 is the paper."""
 
+    def workspace(self, shape: tuple[int, ...], models: int) -> int:
+        """Count every model's Gram matrix in float32, and their sum, its factor and a product in float64."""
+        gram = shape[-1] ** 2 if len(shape) > 1 else 0
+        return gram * (4 * models + 4 * 8)
+
     def apply(self, cells: Floats, place: Place, found: Found) -> Floats:
         """Merge the tensor."""
         weights = place.weight_array

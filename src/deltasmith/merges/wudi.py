@@ -55,6 +55,10 @@ class Wudi(Merge):
     learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-5
     """Adam's step size, in units of the deltas; the released code uses 1e-5 (vision) and 2e-5 (RoBERTa)."""
 
+    def workspace(self, shape: tuple[int, ...], models: int) -> int:
+        """Count the in × in matrix of the loss, and the one it is made from."""
+        return 2 * 4 * shape[-1] ** 2 if len(shape) > 1 else 0
+
     def apply(self, cells: Floats, place: Place, found: Found) -> Floats:
         """Merge the tensor."""
         return by_matrix(cells, place, lambda deltas: wudi(deltas, self.steps, self.learning_rate))

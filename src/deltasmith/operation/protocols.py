@@ -144,10 +144,18 @@ class Survey(Protocol):
         """Combine all tallies into the finding."""
 
 
-class Edit(Record):
-    """delta → delta. Subclasses define `apply`, perhaps `reach`, perhaps `survey`."""
+class _Operation(Record):
+    """What edits and merges have in common."""
 
     reach: ClassVar[Reach] = "element"
+
+    def workspace(self, shape: tuple[int, ...], models: int) -> int:
+        """Return the bytes that a whole matrix needs beyond a dozen arrays of its own size (reach `tensor`)."""
+        return 0
+
+
+class Edit(_Operation):
+    """delta → delta. Subclasses define `apply`, perhaps `reach`, perhaps `survey`."""
 
     def survey(self, found: Found) -> Survey | None:
         """Return the next survey needed before `apply`, or None when `found` suffices."""
@@ -158,10 +166,13 @@ class Edit(Record):
         raise NotImplementedError
 
 
-class Merge(Record):
-    """The row's cells → one cell. `space` says what the cells are: deltas, or weights."""
+class Merge(_Operation):
+    """The row's cells → one cell. `space` says what the cells are: deltas, or weights.
 
-    reach: ClassVar[Reach] = "element"
+    `models` is how many columns it takes: (least, most), most = None for any number.
+    """
+
+    models: ClassVar[tuple[int, int | None]] = (1, None)
     space: ClassVar[Space] = "delta"
     spaces: ClassVar[tuple[Space, ...]] = ("delta",)
 

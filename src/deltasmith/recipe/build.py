@@ -87,7 +87,6 @@ def build(recipe: Recipe) -> Built:
         notes=tuple(_notes(recipe, base, models)),
         warnings=tuple(dict.fromkeys(warnings)),
     )
-    _check_count(recipe)
     return Built(recipe, align(ground, columns, wishes), base, models)
 
 
@@ -117,14 +116,6 @@ def _column(entry: ModelEntry, model: OpenedModel | Built, base: Checkpoint | No
 def _tied(model: OpenedModel) -> bool | None:
     value = (model.config or {}).get("tie_word_embeddings")
     return value if isinstance(value, bool) else None
-
-
-def _check_count(recipe: Recipe) -> None:
-    least, most = getattr(recipe.merge, "models", (1, None))
-    have = len(recipe.models)
-    if have < least or (most is not None and have > most):
-        wanted = f"exactly {least}" if least == most else f"at least {least}"
-        raise RecipeError(f"this merge takes {wanted} models, and the recipe has {have}")
 
 
 def _statistics(recipe: Recipe) -> Iterator[Checkpoint]:

@@ -109,7 +109,7 @@ class Together:
             self.problems.add(scale.mark, what, fix)
 
     def _count(self) -> None:
-        least, most = getattr(self.merge, "models", (1, None))
+        least, most = self.merge.models
         have = len(self.models)
         if have and not least <= have <= (most or have):
             wanted = f"exactly {least}" if least == most else f"at least {least}"
