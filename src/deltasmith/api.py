@@ -167,10 +167,8 @@ def merge(
         ThreadPoolExecutor(max_workers=1) as hashing,
         Output.open(Path(out), planned.layout, planned.hash, overwrite=overwrite, inputs=inputs) as output,
     ):
-        hashes = _hash_inputs(built, hashing)
-        noticed = glance(built.plan)
-        order = [name for shard in planned.layout.shards for name in shard.tensors]
-        execute(Evaluator(built.plan), output, order, planned.limits, stopper, listener)
+        hashes = _hash_inputs(built, hashing, stopper)
+        noticed = _compute(planned, output, stopper, listener)
         listener.phase("checking the inputs", 0)
         _refuse_changed(built)
         listener.phase("publishing", 0)
@@ -189,15 +187,30 @@ def merge(
     )
 
 
+def _compute(planned: Planned, output: Output, stop: Stop, progress: Progress) -> tuple[str, ...]:
+    """Write every tensor; return what looked strange about the inputs' values."""
+    try:
+        noticed = glance(planned.built.plan)
+        order = [name for shard in planned.layout.shards for name in shard.tensors]
+        execute(Evaluator(planned.built.plan), output, order, planned.limits, stop, progress)
+    except BaseException:
+        stop.ask()  # nobody will want the hashes
+        raise
+    return noticed
+
+
 def _roots(model: OpenedModel) -> list[Path]:
     return [model.folder] if model.folder is not None else [Path(s.path) for s in model.files]
 
 
-def _hash_inputs(built: Built, pool: ThreadPoolExecutor) -> Future[dict[str, dict[str, str]]]:
-    """Hash the input files beside the work: {label: {file name: sha256}}."""
+def _hash_inputs(built: Built, pool: ThreadPoolExecutor, stop: Stop) -> Future[dict[str, dict[str, str]]]:
+    """Hash the input files beside the work, until asked to stop: {label: {file name: sha256}}."""
 
     def hash_all() -> dict[str, dict[str, str]]:
-        return {label: {s.name: sha256_of(s.path) for s in m.files} for label, m in built.opened()}
+        return {
+            label: {s.name: sha256_of(s.path) for s in m.files if not stop.asked}
+            for label, m in built.opened()
+        }
 
     return pool.submit(hash_all)
 

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -95,13 +96,36 @@ def test_fault_53_a_folder_that_cannot_be_made(recipe, place):
     assert [p.name for p in place.iterdir()] == ["file"]
 
 
-def test_fault_55_a_failing_flush_is_never_trusted(recipe, place, monkeypatch):
+@pytest.mark.parametrize("number", range(1, 9))
+def test_fault_55_a_failing_flush_is_never_trusted(recipe, place, monkeypatch, number):
+    out = place / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", failing(os.fsync, 1, errno.EIO))
-        check_refusal(run("merge", recipe, place / "out", "--quiet"), 4)
-    assert not (place / "out").exists()
-    assert run("merge", recipe, place / "out", "--quiet").code == 0
-    assert run("verify", place / "out").code == 0
+        patch.setattr(os, "fsync", failing(os.fsync, number, errno.EIO))
+        result = run("merge", recipe, out, "--quiet", "--shard-size", "8K")
+    check_refusal(result, 4)
+    if out.exists():  # all but the name itself was on the disk
+        assert run("verify", out).code == 0
+        return
+    assert run("merge", recipe, out, "--quiet", "--shard-size", "8K").code == 0
+    assert run("verify", out).code == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_fault_57_everything_is_flushed_before_it_is_renamed(recipe, place, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+
+    def record(fd):
+        flushed.append(Path(f"/proc/self/fd/{fd}").readlink().name.removesuffix(".tmp"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    assert run("merge", recipe, place / "out", "--quiet", "--shard-size", "8K").code == 0
+    written = {path.name for path in (place / "out").iterdir()}
+    assert len([name for name in written if name.endswith(".safetensors")]) == 2
+    assert written <= set(flushed)
+    assert flushed[-2:] == ["out", "place"]
+    assert any(name.startswith("out.partial") for name in flushed)
 
 
 def test_fault_56_short_reads_and_writes_are_continued(recipe, place, monkeypatch):
