@@ -28,7 +28,7 @@ family: $(VENV)/.lab
 	$(BIN)/python -m deltasmith.lab.train --out family-out
 
 bench: $(VENV)/.core
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python benchmarks/run.py --setup-rival --record
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

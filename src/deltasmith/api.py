@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Planned:
         """Count the bytes of all weight files that are read (once)."""
         return sum(source.nbytes for source in Evaluator(self.built.plan).sources)
 
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the user may not have meant: what headers show, and what a glance at the values shows."""
+        return (*self.built.plan.warnings, *glance(self.built.plan))
+
     @property
     def hash(self) -> str:
         """Hash everything the output depends on: recipe, inputs, layout, version."""
@@ -81,7 +87,7 @@ class Planned:
             "memory": self.memory,
             "threads": self.limits.threads,
             "notes": list(plan.notes),
-            "warnings": list(plan.warnings),
+            "warnings": list(self.warnings),
         }
 
 
@@ -168,12 +174,12 @@ def merge(
         Output.open(Path(out), planned.layout, planned.hash, overwrite=overwrite, inputs=inputs) as output,
     ):
         hashes = _hash_inputs(built, hashing, stopper)
-        noticed = _compute(planned, output, stopper, listener)
+        _compute(planned, output, stopper, listener)
         listener.phase("checking the inputs", 0)
         _refuse_changed(built)
         listener.phase("publishing", 0)
         files, warnings = files_beside(built, Path(out).name)
-        warnings = (*built.plan.warnings, *noticed, *warnings)
+        warnings = (*planned.warnings, *warnings)
         late = output.publish(
             files, manifest_of(built, planned.layout, hashes.result(), output.finished, warnings)
         )
@@ -187,16 +193,14 @@ def merge(
     )
 
 
-def _compute(planned: Planned, output: Output, stop: Stop, progress: Progress) -> tuple[str, ...]:
-    """Write every tensor; return what looked strange about the inputs' values."""
+def _compute(planned: Planned, output: Output, stop: Stop, progress: Progress) -> None:
+    """Write every tensor that an earlier run has not finished."""
     try:
-        noticed = glance(planned.built.plan)
         order = [name for shard in planned.layout.shards for name in shard.tensors]
         execute(Evaluator(planned.built.plan), output, order, planned.limits, stop, progress)
     except BaseException:
         stop.ask()  # nobody will want the hashes
         raise
-    return noticed
 
 
 def _roots(model: OpenedModel) -> list[Path]:

@@ -62,7 +62,7 @@ def _print(planned: Any) -> None:
     console().print(table)
     for note in planned.built.plan.notes:
         click.echo(f"note: {printable(note, 2000)}")
-    for warning in planned.built.plan.warnings:
+    for warning in planned.warnings:
         click.echo(f"warning: {printable(warning, 2000)}")
     limits = planned.limits
     click.echo(

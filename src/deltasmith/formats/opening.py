@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltasmith.errors import RefusedError
+from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.formats.adapter import CONFIG, Adapter, open_adapter, refuse_foreign_lora
 from deltasmith.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from deltasmith.formats.hf_folder import INDEX, WEIGHTS, Folder, SingleFile, open_folder, open_single
@@ -94,8 +94,14 @@ def open_model(source: str, relative_to: Path | None = None, *, offline: bool = 
 
 def _is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds an adapter; refuse if it holds a model too."""
-    is_adapter = (folder / CONFIG).exists() or (folder / ADAPTER_WEIGHTS).exists()
-    if is_adapter and ((folder / WEIGHTS).exists() or (folder / INDEX).exists()):
+    try:
+        here = {entry.name for entry in folder.iterdir()}
+    except OSError as cause:
+        raise DamagedInputError(
+            f"the folder cannot be read ({cause.strerror})", where=str(folder), fix="check its permissions"
+        ) from cause
+    is_adapter = bool(here & {CONFIG, ADAPTER_WEIGHTS})
+    if is_adapter and here & {WEIGHTS, INDEX}:
         raise RefusedError(
             "the folder holds a model and an adapter", where=str(folder), fix="put them into two folders"
         )

@@ -5,7 +5,7 @@ Reads headers and small files only. Everything that headers and recipe can show 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,8 +114,10 @@ def _column(entry: ModelEntry, model: OpenedModel | Built, base: Checkpoint | No
 
 
 def _tied(model: OpenedModel) -> bool | None:
-    value = (model.config or {}).get("tie_word_embeddings")
-    return value if isinstance(value, bool) else None
+    config = model.config or {}
+    inner = config.get("text_config")
+    values = [c.get("tie_word_embeddings") for c in (config, inner) if isinstance(c, Mapping)]
+    return next((value for value in values if isinstance(value, bool)), None)
 
 
 def _statistics(recipe: Recipe) -> Iterator[Checkpoint]:
