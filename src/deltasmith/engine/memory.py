@@ -14,7 +14,7 @@ DEFAULT_MEMORY = 512 << 20
 _RESERVED = 192 << 20  # the interpreter, numpy, the compiled kernels and their compiler
 _TEMPORARIES = 4  # arrays of a tile's size that an operation may hold beside its inputs and output
 _WHOLE = 8  # the same for a whole matrix: factors and workspace of a decomposition
-_TILE = 1 << 17  # 512 KiB of float32: base, three models and result stay in a common second-level cache
+_TILE = 1 << 18  # 1 MiB of float32: small enough for caches, large enough to hide the interpreter
 _FLOAT = 4
 
 

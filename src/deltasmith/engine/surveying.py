@@ -19,7 +19,7 @@ from deltasmith.table.checkpoint import Floats
 
 __all__ = ["Asked", "needs_survey", "prepare", "survey_locally"]
 
-_PIECE = 512
+_PIECE = 128
 """Elements in one piece of a sampled survey: short, so that a sample of fixed size visits many places."""
 
 Key = tuple[Site, str]
@@ -228,8 +228,9 @@ def _tally(evaluator: Evaluator, asked: Asked, job: Job, sampled: bool, worker: 
         if site.column >= 0:
             seen = cells[site.column : site.column + 1]
             evaluator.cell(row, start, site.column, base, seen[0], before=site.position, survey=True)
-        for first in range(start, stop, stop - start if sampled else row.block):
-            last = stop if sampled else min(stop, first + row.block)
+        step = row.block if getattr(survey, "blockwise", True) and not sampled else stop - start
+        for first in range(start, stop, step):
+            last = min(stop, first + step)
             block = [_shaped(site, row, cell[first - start : last - start]) for cell in seen]
             survey.tally(acc, block, _place(evaluator, row, first, last, site))
 

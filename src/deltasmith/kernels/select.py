@@ -12,20 +12,22 @@ from numba import njit
 
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["EMPTY", "MIXED", "collect", "count_equal", "histogram", "keep_above", "note_values"]
+__all__ = ["EMPTY", "MIXED", "collect", "count_equal", "histogram", "keep_above", "note_values", "tally"]
 
 Counts = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint32]
+Marks = npt.NDArray[np.uint8]
 
 EMPTY, MIXED = 0xFFFFFFFF, 0xFFFFFFFE
 
 
 @njit(nogil=True, cache=True)
-def collect(scores: Floats, low: int, span: int, inside: Bits) -> tuple[int, int]:
+def collect(scores: Floats, low: int, span: int, inside: Bits, marks: Marks) -> tuple[int, int]:
     """Write the offsets of |score| patterns in [low, low + span) to `inside`; return how many, and how many lie above.
 
-    `inside` is scratch with room for one more than `scores`. The loops have no branch that depends on the data:
-    which values are large is as good as random, and a mispredicted branch costs more than both loops.
+    `inside` is scratch with room for one more than `scores`, `marks` for as many rounded up to eight. The loop over
+    all scores has no branch that depends on them: which are large is as good as random, and mispredicted branches
+    would cost more than everything else. Marks are then skipped eight at a time.
     """
     bits = scores.view(np.uint32)
     mask = np.uint32(0x7FFFFFFF)
@@ -34,12 +36,19 @@ def collect(scores: Floats, low: int, span: int, inside: Bits) -> tuple[int, int
     end = np.uint32(low + span)
     above = np.uint32(0)
     for i in range(bits.size):
-        above += np.uint32((bits[i] & mask) >= end)
+        pattern = bits[i] & mask
+        above += np.uint32(pattern >= end)
+        marks[i] = np.uint8((pattern - base) < width)  # wraps around below the bracket, to beyond its width
+    eights = marks.view(np.uint64)
     count = 0
-    for i in range(bits.size):
-        offset = (bits[i] & mask) - base  # wraps around below the bracket, to beyond its width
-        inside[count] = offset
-        count += offset < width
+    for w in range(bits.size // 8):
+        if eights[w] != 0:
+            for i in range(8 * w, 8 * w + 8):
+                inside[count] = (bits[i] & mask) - base
+                count += marks[i]
+    for i in range(8 * (bits.size // 8), bits.size):
+        inside[count] = (bits[i] & mask) - base
+        count += marks[i]
     return count, int(above)
 
 
@@ -69,14 +78,44 @@ def note_values(offsets: Bits, shift: int, values: Bits) -> None:
 
 
 @njit(nogil=True, cache=True)
-def count_equal(scores: Floats, pattern: int) -> int:
-    """Count the elements whose magnitude has exactly this bit pattern."""
+def tally(
+    scores: Floats,
+    block: int,
+    low: int,
+    span: int,
+    shift: int,
+    bins: Bits,
+    values: Bits,
+    slots: npt.NDArray[np.int8],
+    tied: Counts,
+    inside: Bits,
+    marks: Marks,
+) -> int:
+    """Count a tile block by block: `collect`, `histogram` and, where bins are coarse, `note_values`.
+
+    Row b of `tied` takes block b's likely ties. Returns how many scores lie above the bracket.
+    """
+    above = 0
+    for b in range(tied.shape[0]):
+        part = scores[b * block : min(scores.size, (b + 1) * block)]
+        count, more = collect(part, low, span, inside, marks)
+        above += more
+        histogram(inside[:count], shift, bins, slots, tied[b])
+        if shift > 0:
+            note_values(inside[:count], shift, values)
+    return above
+
+
+@njit(nogil=True, cache=True)
+def count_equal(scores: Floats, block: int, pattern: int, counts: Counts) -> None:
+    """Count, for each block of a tile, the elements whose magnitude has exactly this bit pattern."""
     wanted = np.uint32(pattern)
-    count = 0
     bits = scores.view(np.uint32)
-    for i in range(bits.size):
-        count += (bits[i] & np.uint32(0x7FFFFFFF)) == wanted
-    return count
+    for b in range(counts.shape[0]):
+        count = 0
+        for i in range(b * block, min(bits.size, (b + 1) * block)):
+            count += (bits[i] & np.uint32(0x7FFFFFFF)) == wanted
+        counts[b, 0] = count
 
 
 @njit(nogil=True, cache=True)

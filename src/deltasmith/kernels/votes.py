@@ -91,7 +91,8 @@ def elect_mean_defined(cells: Floats, votes: Weights, shares: Weights, zero: int
     return np.asarray(total / np.where(divisor == 0, np.float32(1), divisor), np.float32)
 
 
-@njit(nogil=True, cache=True)
+# error_model="numpy": the check for division by zero would keep the loop scalar.
+@njit(nogil=True, cache=True, error_model="numpy")
 def _elect_mean(cells: Floats, votes: Floats, shares: Floats, zero: np.float32, out: Floats) -> None:
     nought = np.float32(0.0)
     one = np.float32(1.0)

@@ -124,6 +124,7 @@ class Survey(Protocol):
     The runner calls `start` once per worker, `tally` for every block (`block_of` elements, in any order, each
     exactly once) and `conclude` with all tallies. Tallies are integers, or float64 sums stored per (tensor
     name, block start) and added in that order by `conclude`: then neither threads nor tiles change the result.
+    A survey that only counts may set `blockwise = False` and takes several whole blocks in one call.
     """
 
     @property

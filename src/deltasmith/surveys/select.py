@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ Counts = npt.NDArray[np.int64]
 
 _END = 0x7F800001  # one past the pattern of infinity: every finite magnitude and infinity lie below
 _BINS = 1 << 20  # 4 MiB of counters per worker: one bin per pattern for brackets about 12 % wide
-_SAMPLES = {"global": 1 << 19, "tensor": 1 << 16}
+_SAMPLES = {"global": 1 << 17, "tensor": 1 << 16}
 _MARGIN = 0.01  # of the sample on either side of the guess; a miss costs a round, never exactness
 _SLOTS = 8  # likely tie values counted along the way
 
@@ -149,6 +150,7 @@ class _Sample:
     scope: Scope
     keep: Keep
     score: Score
+    blockwise: ClassVar[bool] = False
 
     @property
     def sample(self) -> int:
@@ -215,13 +217,14 @@ class _Counted:
     bins: Bits
     values: Bits
     inside: Bits = field(default_factory=lambda: np.empty(0, np.uint32))
+    marks: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     above: int = 0
 
-    def room(self, n: int) -> Bits:
+    def room(self, n: int) -> tuple[Bits, npt.NDArray[np.uint8]]:
         """Return the kernel's scratch, reused from block to block."""
         if self.inside.size <= n:
-            self.inside = np.empty(n + 1, np.uint32)
-        return self.inside
+            self.inside, self.marks = np.empty(n + 1, np.uint32), np.empty(-(-n // 8) * 8, np.uint8)
+        return self.inside, self.marks
 
 
 class _Count:
@@ -232,6 +235,7 @@ class _Count:
     """
 
     sample = 0
+    blockwise = False
 
     def __init__(self, scope: Scope, bracket: Bracket, score: Score) -> None:
         self.scope, self.bracket, self.score = scope, bracket, score
@@ -247,13 +251,22 @@ class _Count:
 
     def tally(self, acc: _Counted, cells: Sequence[Floats], place: Place) -> None:
         scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
-        bracket, room = self.bracket, acc.room(scores.size)
-        count, above = kernels.collect(scores, bracket.low, bracket.high - bracket.low, room)
-        tied = np.zeros(_SLOTS, np.int64)
-        kernels.histogram(room[:count], bracket.shift, acc.bins, self.slots, tied)
-        if bracket.shift:
-            kernels.note_values(room[:count], bracket.shift, acc.values)
-        acc.above += above
+        bracket, (room, marks) = self.bracket, acc.room(min(scores.size, place.block))
+        span = bracket.high - bracket.low
+        tied = np.zeros((-(-scores.size // place.block), _SLOTS), np.int64)
+        acc.above += kernels.tally(
+            scores,
+            place.block,
+            bracket.low,
+            span,
+            bracket.shift,
+            acc.bins,
+            acc.values,
+            self.slots,
+            tied,
+            room,
+            marks,
+        )
         self.ties.add(place, tied)
 
     def conclude(self, accs: Sequence[_Counted]) -> Cut | Bracket | Tied:
@@ -296,6 +309,7 @@ class _CountTies:
     """The last round, where ties at the threshold must be broken and were not counted along the way."""
 
     sample = 0
+    blockwise = False
 
     def __init__(self, scope: Scope, found: Cut, score: Score) -> None:
         self.scope, self.cut, self.score = scope, found, score
@@ -306,7 +320,9 @@ class _CountTies:
 
     def tally(self, acc: None, cells: Sequence[Floats], place: Place) -> None:
         scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
-        self.ties.add(place, np.array([kernels.count_equal(scores, self.cut.pattern)]))
+        tied = np.zeros((-(-scores.size // place.block), 1), np.int64)
+        kernels.count_equal(scores, place.block, self.cut.pattern, tied)
+        self.ties.add(place, tied)
 
     def conclude(self, accs: Sequence[None]) -> Cut:
         return self.ties.break_ties(self.cut, 0)
@@ -326,7 +342,8 @@ class _TieTable:
         table = self.counts.get(place.name)
         if table is None:
             table = self.counts.setdefault(place.name, np.zeros((blocks, self.slots), np.uint32))
-        table[place.start // place.block] = tied[: self.slots]
+        first = place.start // place.block
+        table[first : first + len(tied)] = tied[:, : self.slots]
 
     def break_ties(self, found: Cut, slot: int) -> Cut:
         """Turn counts per block into counts of all ties that come before each block."""
