@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from deltasmith.engine.values import refuse_nonfinite, zero_nonfinite
+from deltasmith.kernels.decode import count_nonfinite
 from deltasmith.operation.protocols import Edit, Found, Merge, Place, Survey
 from deltasmith.operation.randomness import cell_key
 from deltasmith.operation.reference import shaped
 from deltasmith.plan.plan import Plan, Row, Site
-from deltasmith.table.checkpoint import Floats, SourceFile, Spec
+from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 from deltasmith.table.dtypes import DTYPES
 
 __all__ = ["Evaluator", "Findings", "Scratch"]
@@ -183,9 +184,26 @@ class Evaluator:
         if not row.present[index]:
             out.fill(0.0)
             return
-        column.checkpoint.read(row.name, start, out)
-        self._check(out, row, start, column.label, survey)
-        if not column.holds_delta(row.name):
+        if column.holds_delta(row.name) or self.plan.nonfinite == "zero":
+            column.checkpoint.read(row.name, start, out)
+            self._check(out, row, start, column.label, survey)
+            if not column.holds_delta(row.name):
+                np.subtract(out, base, out=out)
+            return
+        self._difference(column.checkpoint, row, start, base, out)
+        if self.plan.nonfinite == "refuse" and not survey and count_nonfinite(out):
+            values = np.empty_like(out)  # an input is at fault, unless two finite values lie too far apart
+            column.checkpoint.read(row.name, start, values)
+            refuse_nonfinite(values, row.name, start, column.label)
+
+    @staticmethod
+    def _difference(checkpoint: Checkpoint, row: Row, start: int, base: Floats, out: Floats) -> None:
+        """Fill `out` with a cell less the base's, in one go where the checkpoint can."""
+        read = getattr(checkpoint, "read_difference", None)
+        if read is not None:
+            read(row.name, start, base, out)
+        else:
+            checkpoint.read(row.name, start, out)
             np.subtract(out, base, out=out)
 
     def _check(self, values: Floats, row: Row, start: int, label: str, survey: bool) -> None:

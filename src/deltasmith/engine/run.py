@@ -87,14 +87,15 @@ def _execute(
     plan = evaluator.plan
     rows = [plan.by_name[name] for name in order if name not in sink.finished]
     total = sum(row.spec.nbytes for row in rows)
+    surveyors = min(limits.threads, limits.matrices)  # each may hold a whole matrix
     progress.phase("surveying", 0)
     if any(row.action == "merge" for row in rows):
-        prepare(evaluator, limits.threads, limits.tile, stop, progress.advance)
+        prepare(evaluator, surveyors, limits.tile, stop, progress.advance)
     progress.phase("merging", total)
     writer = _Writer(evaluator, sink, limits, progress)
     for batch in _batches(evaluator, rows):
         merged = [row for row in batch if row.action == "merge"]
-        survey_locally(evaluator, merged, limits.threads, limits.tile, stop, lambda n: None)
+        survey_locally(evaluator, merged, surveyors, limits.tile, stop, lambda n: None)
         workers = [_Worker(Scratch(len(plan.columns))) for _ in range(limits.threads)]
         run_jobs(writer.jobs(batch), writer.work, workers, stop)
 

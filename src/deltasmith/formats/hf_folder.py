@@ -125,6 +125,10 @@ class ShardedCheckpoint:
         """Decode elements [start, start + out.size) of a floating tensor into float32 `out`."""
         self._shard_of[name].read(name, start, out)
 
+    def read_difference(self, name: str, start: int, base: Floats, out: Floats) -> None:
+        """Decode elements [start, start + out.size) less `base` into float32 `out`."""
+        self._shard_of[name].read_difference(name, start, base, out)
+
     def raw(self, name: str, start: int, stop: int) -> bytes:
         """Return the stored bytes of elements [start, stop)."""
         return self._shard_of[name].raw(name, start, stop)

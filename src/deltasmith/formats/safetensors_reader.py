@@ -19,7 +19,7 @@ import numpy.typing as npt
 from deltasmith.errors import DamagedInputError, printable
 from deltasmith.formats.safetensors_header import read_header
 from deltasmith.formats.sniff import open_regular
-from deltasmith.kernels.decode import decode
+from deltasmith.kernels.decode import decode, decode_difference
 from deltasmith.table.checkpoint import Floats, SourceFile, Spec
 
 __all__ = ["CHUNK", "Files", "Identity", "SafetensorsFile", "refuse_changed"]
@@ -144,19 +144,34 @@ class SafetensorsFile:
             ValueError: the tensor is not floating, or the range lies outside it (a mistake of the caller).
         """
         spec, position = self._locate(name, start, start + out.size)
-        if not spec.dtype.floating:
-            raise ValueError(f"tensor {name} is {spec.dtype} and is never turned into float32")
-        with self._files.descriptor(self.path, self.identity) as descriptor:
-            if spec.dtype.name == "float32":
+        if spec.dtype.name == "float32":
+            with self._files.descriptor(self.path, self.identity) as descriptor:
                 self._fill(descriptor, out.view(np.uint8).data, position, name)
-                return
-            width = spec.dtype.itemsize
-            step = CHUNK // width
-            for done in range(0, out.size, step):
-                piece = out[done : done + step]
-                raw = self._files.scratch(piece.size * width)
-                self._fill(descriptor, raw.data, position + done * width, name)
-                decode(spec.dtype.name, raw, piece)
+            return
+        for raw, done in self._pieces(spec, position, out.size):
+            decode(spec.dtype.name, raw, out[done : done + CHUNK // spec.dtype.itemsize])
+
+    def read_difference(self, name: str, start: int, base: Floats, out: Floats) -> None:
+        """Decode elements [start, start + out.size) and subtract `base` from them, into `out` (all 1-D).
+
+        The same as `read` and a subtraction, with one trip through memory less. Raises what `read` raises.
+        """
+        spec, position = self._locate(name, start, start + out.size)
+        for raw, done in self._pieces(spec, position, out.size):
+            piece = slice(done, done + CHUNK // spec.dtype.itemsize)
+            decode_difference(spec.dtype.name, raw, base[piece], out[piece])
+
+    def _pieces(self, spec: Spec, position: int, size: int) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
+        """Yield the stored bytes of `size` elements in chunks, each with the number of elements before it."""
+        if not spec.dtype.floating:
+            raise ValueError(f"tensor {spec.name} is {spec.dtype} and is never turned into float32")
+        width = spec.dtype.itemsize
+        step = CHUNK // width
+        with self._files.descriptor(self.path, self.identity) as descriptor:
+            for done in range(0, size, step):
+                raw = self._files.scratch(min(step, size - done) * width)
+                self._fill(descriptor, raw.data, position + done * width, spec.name)
+                yield raw, done
 
     def raw(self, name: str, start: int, stop: int) -> bytes:
         """Return the stored little-endian bytes of elements [start, stop), undecoded.

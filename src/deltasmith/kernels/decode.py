@@ -16,12 +16,13 @@ from numba import njit
 from deltasmith.table.checkpoint import Floats
 from deltasmith.table.dtypes import DTYPES
 
-__all__ = ["count_nonfinite", "decode", "expand_low_rank", "first_nonfinite"]
+__all__ = ["count_nonfinite", "decode", "decode_difference", "expand_low_rank", "first_nonfinite"]
 
 Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.uint32]
 Halves = npt.NDArray[np.uint16]
 
+_STRIP = 2048  # elements that stay in the first-level cache between two loops
 _HALF_BIAS = np.float32(2.0**112)  # between the exponent biases of float32 (127) and float16 (15)
 
 
@@ -62,6 +63,22 @@ def decode(dtype_name: str, raw: Bytes, out: Floats) -> None:
             np.copyto(out, stored, casting="same_kind")
 
 
+def decode_difference(dtype_name: str, raw: Bytes, base: Floats, out: Floats) -> None:
+    """Write the stored elements less `base` to `out`, in float32: `decode`, then a subtraction.
+
+    >>> out = np.empty(1, dtype=np.float32)
+    >>> decode_difference("bfloat16", np.array([0x80, 0x3F], np.uint8), np.array([0.25], np.float32), out)
+    >>> out.tolist()
+    [0.75]
+    """
+    stored = raw.view(np.uint16) if dtype_name == "bfloat16" and raw.size == 2 * out.size else None
+    if stored is not None and stored.flags.aligned:
+        _subtract_bfloat16(stored, base, out.view(np.uint32), out)
+    else:
+        decode(dtype_name, raw, out)
+        np.subtract(out, base, out=out)
+
+
 def count_nonfinite(x: Floats) -> int:
     """Count the elements of 1-D float32 `x` that are infinite or NaN, signalling ones included."""
     return int(_count_nonfinite(x.view(np.uint32)))
@@ -97,6 +114,17 @@ def _widen_bfloat16(stored: Halves, bits: Bits) -> None:
     """Shift each bfloat16 into the upper half of a float32: integers only, so that NaN payloads survive."""
     for i in range(stored.size):
         bits[i] = np.uint32(stored[i]) << np.uint32(16)
+
+
+@njit(nogil=True, cache=True)
+def _subtract_bfloat16(stored: Halves, base: Floats, bits: Bits, out: Floats) -> None:
+    """Widen and subtract strip by strip; `bits` and `out` are one piece of memory."""
+    for start in range(0, stored.size, _STRIP):
+        stop = min(stored.size, start + _STRIP)
+        for i in range(start, stop):
+            bits[i] = np.uint32(stored[i]) << np.uint32(16)
+        for i in range(start, stop):
+            out[i] -= base[i]
 
 
 @njit(nogil=True, cache=True)

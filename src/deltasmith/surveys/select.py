@@ -10,7 +10,7 @@ the result depends on nothing but the data; the sample only decides how soon it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -28,8 +28,8 @@ Bits = npt.NDArray[np.uint32]
 Counts = npt.NDArray[np.int64]
 
 _END = 0x7F800001  # one past the pattern of infinity: every finite magnitude and infinity lie below
-_BINS = 1 << 20  # 4 MiB of counters per worker: one bin per pattern for brackets about 12 % wide
-_SAMPLES = {"global": 1 << 17, "tensor": 1 << 16}
+_BINS = {"global": 1 << 20, "tensor": 1 << 16}  # counters of four bytes, per worker and model
+_SAMPLES = {"global": 1 << 17, "tensor": 1 << 15}
 _MARGIN = 0.01  # of the sample on either side of the guess; a miss costs a round, never exactness
 _SLOTS = 8  # likely tie values counted along the way
 
@@ -75,11 +75,12 @@ class Bracket:
     low: int
     high: int
     likely: tuple[int, ...] = ()
+    bins: int = _BINS["global"]
 
     @property
     def shift(self) -> int:
         """Return the number of low bits that share a bin, so that the bracket fits the bins."""
-        return max(0, int(self.high - self.low - 1).bit_length() - (_BINS.bit_length() - 1))
+        return max(0, int(self.high - self.low - 1).bit_length() - (self.bins.bit_length() - 1))
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class _Sample:
             return Cut(0, total, pattern=_END, quota=0, equal=0)
         if seen.size == total:
             return _exact(seen, wanted)
-        return _guess(seen, wanted, total)
+        return _guess(seen, wanted, total, _BINS[self.scope])
 
 
 def _exact(seen: Bits, wanted: int) -> Cut | Tied:
@@ -187,7 +188,7 @@ def _exact(seen: Bits, wanted: int) -> Cut | Tied:
     return found if quota == equal else Tied(found)
 
 
-def _guess(seen: Bits, wanted: int, total: int) -> Bracket:
+def _guess(seen: Bits, wanted: int, total: int, bins: int = _BINS["global"]) -> Bracket:
     """Bracket the sample's quantile by a margin of ranks.
 
     The margin is generous where values repeat, since then few of them fill it however many bins they span. It is
@@ -203,13 +204,13 @@ def _guess(seen: Bits, wanted: int, total: int) -> Bracket:
         low = 0 if first == 0 else int(ordered[first])
         high = _END if last == seen.size - 1 else int(ordered[last]) + 1
         inside, ranks, counts = np.unique(ordered[first : last + 1], return_index=True, return_counts=True)
-        if high - low <= _BINS or 2 * inside.size < last - first:
+        if high - low <= bins or 2 * inside.size < last - first:
             break
     # The threshold is probably a sampled value near the guess, and one that fills many ranks if any does.
     start = ranks + first
     distance = np.maximum(0, np.maximum(start - middle, middle - start - counts + 1))
     likely = inside[np.argsort(distance / counts, kind="stable")[:_SLOTS]]
-    return Bracket(wanted, total, low, high, tuple(int(v) for v in likely))
+    return Bracket(wanted, total, low, high, tuple(int(v) for v in likely), bins)
 
 
 @dataclass
@@ -274,10 +275,10 @@ class _Count:
         bins: Counts = np.sum([acc.bins for acc in accs], axis=0, dtype=np.int64)
         above = sum(acc.above for acc in accs)
         if above >= bracket.keep:
-            return Bracket(bracket.keep, bracket.total, bracket.high, _END)
+            return replace(bracket, low=bracket.high, high=_END, likely=())
         at_or_above: Counts = above + np.cumsum(bins[::-1])
         if at_or_above[-1] < bracket.keep:
-            return Bracket(bracket.keep, bracket.total, 0, bracket.low)
+            return replace(bracket, low=0, high=bracket.low, likely=())
         index = bins.size - 1 - int(np.searchsorted(at_or_above, bracket.keep))
         pattern = self._value(accs, index)
         if pattern is None:
@@ -302,7 +303,7 @@ class _Count:
         low = bracket.low + (index << bracket.shift)
         high = min(_END, low + (1 << bracket.shift))
         likely = tuple(v for v in bracket.likely if low <= v < high)
-        return Bracket(bracket.keep, bracket.total, low, high, likely)
+        return replace(bracket, low=low, high=high, likely=likely)
 
 
 class _CountTies:
