@@ -9,12 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from deltasmith import __version__
-from deltasmith.engine import difference
 from deltasmith.engine.evaluator import Evaluator
 from deltasmith.engine.glance import glance
 from deltasmith.engine.memory import DEFAULT_MEMORY, Budget, budget
@@ -25,12 +24,14 @@ from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.layout import Layout, plan_layout
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.output import Output
-from deltasmith.formats.verify import Report
-from deltasmith.formats.verify import verify as verify_folder
 from deltasmith.recipe.build import Built, build
 from deltasmith.recipe.checks import from_dict, load
 from deltasmith.recipe.model import Recipe, operation_text, to_mapping
 from deltasmith.recipe.publication import files_beside, manifest_of
+
+if TYPE_CHECKING:
+    from deltasmith.engine.difference import Difference
+    from deltasmith.formats.verify import Report
 
 __all__ = ["DiffReport", "MergeResult", "Planned", "diff", "merge", "open_model", "plan", "verify"]
 
@@ -226,6 +227,8 @@ def _refuse_changed(built: Built) -> None:
 
 def verify(folder: str | Path, *, threads: int | None = None) -> Report:
     """Check structure, hashes and finiteness of a model folder; VerificationError (exit 6) if anything is wrong."""
+    from deltasmith.formats.verify import verify as verify_folder
+
     return verify_folder(Path(folder), threads=threads or available_threads())
 
 
@@ -233,11 +236,13 @@ def verify(folder: str | Path, *, threads: int | None = None) -> Report:
 class DiffReport:
     """The measured changes of every tensor, and of groups of them."""
 
-    tensors: list[difference.Difference]
+    tensors: list[Difference]
 
-    def by(self, group: str) -> list[difference.Difference]:
+    def by(self, group: str) -> list[Difference]:
         """Return the figures per "tensor", "projection", "layer" or "model"."""
-        return self.tensors if group == "tensor" else difference.grouped(self.tensors, group)
+        from deltasmith.engine.difference import grouped
+
+        return self.tensors if group == "tensor" else grouped(self.tensors, group)
 
     def as_json(self) -> dict[str, Any]:
         """Return all groupings as plain data."""
@@ -254,10 +259,12 @@ def diff(
 
     Labels are the models' folder names, numbered where two are equal. Refuses what `plan` would refuse.
     """
+    from deltasmith.engine.difference import measure
+
     labels = _labels([Path(m).name or str(m) for m in models])
     entries = [{"model": str(m), "label": label} for m, label in zip(models, labels, strict=True)]
     built = build(from_dict({"base": str(base), "models": entries, "merge": "sum"}, Path()))
-    return DiffReport(difference.measure(built.plan, threads or available_threads(), stop or Stop()))
+    return DiffReport(measure(built.plan, threads or available_threads(), stop or Stop()))
 
 
 def _labels(names: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -70,6 +70,10 @@ def test_weights_multiply_the_coefficients_and_enter_the_vote() -> None:
 def test_equals_the_oracle_in_any_order(density: float, cells: Any, order: Any) -> None:
     if cells.size == 0:
         return
+    # Where the variances at the cut are equal but for rounding, the order of the models decides: not tested.
+    variances = np.sort(cells.astype(np.float64).var(axis=0))[::-1]
+    cut = int(density * np.count_nonzero(variances))
+    assume(not 0 < cut < variances.size or variances[cut - 1] > variances[cut] * (1 + 1e-6))
     shuffled = list(range(len(cells)))
     order.shuffle(shuffled)
     wanted = oracles.sce(cells.tolist(), density)

@@ -234,12 +234,22 @@ def _tally(evaluator: Evaluator, asked: Asked, job: Job, sampled: bool, worker: 
         step = row.block if getattr(survey, "blockwise", True) and not sampled else stop - start
         for first in range(start, stop, step):
             last = min(stop, first + step)
-            block = [_shaped(site, row, cell[first - start : last - start]) for cell in seen]
-            survey.tally(acc, block, _place(evaluator, row, first, last, site))
+            survey.tally(
+                acc,
+                _block(site, row, seen, first - start, last - start),
+                _place(evaluator, row, first, last, site),
+            )
 
 
 def _place(evaluator: Evaluator, row: Row, start: int, stop: int, site: Site) -> Place:
     return evaluator.place(row, start, stop) if site.column < 0 else evaluator.edit_place(row, start, site)
+
+
+def _block(site: Site, row: Row, cells: Floats, start: int, stop: int) -> Any:
+    """Cut one block out of (models, n) cells: one array where it is all of them, else one array per model."""
+    if stop - start == cells.shape[1]:
+        return cells.reshape(len(cells), *_shaped(site, row, cells[0]).shape)
+    return [_shaped(site, row, cell[start:stop]) for cell in cells]
 
 
 def _shaped(site: Site, row: Row, cell: Floats) -> Floats:

@@ -234,6 +234,8 @@ def _check_ranges(located: list[tuple[int, int, Spec]], payload: int, where: str
             )
             raise DamagedInputError(problem, where=where, fix=_FETCH)
         position = end
+    if payload < 0:
+        raise DamagedInputError("the file ends within its header", where=where, fix=_FETCH)
     if payload < position:
         last = next(spec.name for _, end, spec in located if end > payload)
         raise DamagedInputError(

@@ -18,7 +18,7 @@ Zero = Literal["majority", "positive", "none"]
 
 
 def _balance(cells: Sequence[Floats], place: Place) -> int:
-    return votes.sign_balance(np.stack([cell.reshape(-1) for cell in cells]), place.weights)
+    return votes.sign_balance(np.asarray(cells), place.weights)
 
 
 class _Election(Merge):

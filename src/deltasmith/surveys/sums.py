@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,7 @@ class Counts:
     count: Callable[[Sequence[Floats], Place], int]
     scope: Scope = "global"
     sample: int = 0
+    blockwise: ClassVar[bool] = False
 
     def start(self) -> list[int]:
         """Return an empty tally."""
