@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deltasmith.kernels import decode as module
-from deltasmith.kernels.decode import count_nonfinite, decode, expand_low_rank, first_nonfinite
+from deltasmith.kernels.decode import (
+    count_nonfinite,
+    decode,
+    decode_difference,
+    expand_low_rank,
+    first_nonfinite,
+)
 
 EXACT = {
     "float32": np.dtype(np.float32),
@@ -139,3 +145,16 @@ def test_any_piece_of_a_low_rank_product_has_the_bits_of_the_whole(rows, rank, c
     out = np.full(stop - start, 9, dtype=np.float32)
     expand_low_rank(left, right, 0.75, start, out)
     assert np.array_equal(out, whole[start:stop])
+
+
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 2049, 5000])
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32", "float64"])
+def test_a_difference_is_a_decode_and_a_subtraction(name, size):
+    rng = np.random.default_rng(size)
+    dtype = {"bfloat16": ml_dtypes.bfloat16}.get(name, name)
+    raw = rng.normal(size=size).astype(dtype).view(np.uint8)
+    base = rng.normal(size=size).astype(np.float32)
+    got, want = np.empty(size, np.float32), np.empty(size, np.float32)
+    decode_difference(name, raw, base, got)
+    decode(name, raw, want)
+    np.testing.assert_array_equal(got, want - base)

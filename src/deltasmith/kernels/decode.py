@@ -118,13 +118,17 @@ def _widen_bfloat16(stored: Halves, bits: Bits) -> None:
 
 @njit(nogil=True, cache=True)
 def _subtract_bfloat16(stored: Halves, base: Floats, bits: Bits, out: Floats) -> None:
-    """Widen and subtract strip by strip; `bits` and `out` are one piece of memory."""
+    """Widen and subtract strip by strip; `bits` and `out` are one piece of memory.
+
+    Slices, so that loops run from 0: with other bounds the compiler keeps them scalar.
+    """
     for start in range(0, stored.size, _STRIP):
-        stop = min(stored.size, start + _STRIP)
-        for i in range(start, stop):
-            bits[i] = np.uint32(stored[i]) << np.uint32(16)
-        for i in range(start, stop):
-            out[i] -= base[i]
+        halves, widened = stored[start : start + _STRIP], bits[start : start + _STRIP]
+        values, ground = out[start : start + _STRIP], base[start : start + _STRIP]
+        for i in range(halves.size):
+            widened[i] = np.uint32(halves[i]) << np.uint32(16)
+        for i in range(halves.size):
+            values[i] -= ground[i]
 
 
 @njit(nogil=True, cache=True)

@@ -16,18 +16,16 @@ __all__ = ["EMPTY", "MIXED", "collect", "count_equal", "histogram", "keep_above"
 
 Counts = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint32]
-Marks = npt.NDArray[np.uint8]
 
 EMPTY, MIXED = 0xFFFFFFFF, 0xFFFFFFFE
 
 
 @njit(nogil=True, cache=True)
-def collect(scores: Floats, low: int, span: int, inside: Bits, marks: Marks) -> tuple[int, int]:
+def collect(scores: Floats, low: int, span: int, inside: Bits) -> tuple[int, int]:
     """Write the offsets of |score| patterns in [low, low + span) to `inside`; return how many, and how many lie above.
 
-    `inside` is scratch with room for one more than `scores`, `marks` for as many rounded up to eight. The loop over
-    all scores has no branch that depends on them: which are large is as good as random, and mispredicted branches
-    would cost more than everything else. Marks are then skipped eight at a time.
+    `inside` is scratch with room for one more than `scores`. The loops have no branch that depends on the data:
+    which values are large is as good as random, and mispredicted branches would cost more than both loops.
     """
     bits = scores.view(np.uint32)
     mask = np.uint32(0x7FFFFFFF)
@@ -36,19 +34,12 @@ def collect(scores: Floats, low: int, span: int, inside: Bits, marks: Marks) -> 
     end = np.uint32(low + span)
     above = np.uint32(0)
     for i in range(bits.size):
-        pattern = bits[i] & mask
-        above += np.uint32(pattern >= end)
-        marks[i] = np.uint8((pattern - base) < width)  # wraps around below the bracket, to beyond its width
-    eights = marks.view(np.uint64)
+        above += np.uint32((bits[i] & mask) >= end)
     count = 0
-    for w in range(bits.size // 8):
-        if eights[w] != 0:
-            for i in range(8 * w, 8 * w + 8):
-                inside[count] = (bits[i] & mask) - base
-                count += marks[i]
-    for i in range(8 * (bits.size // 8), bits.size):
-        inside[count] = (bits[i] & mask) - base
-        count += marks[i]
+    for i in range(bits.size):
+        offset = (bits[i] & mask) - base  # wraps around below the bracket, to beyond its width
+        inside[count] = offset
+        count += offset < width
     return count, int(above)
 
 
@@ -89,7 +80,6 @@ def tally(
     slots: npt.NDArray[np.int8],
     tied: Counts,
     inside: Bits,
-    marks: Marks,
 ) -> int:
     """Count a tile block by block: `collect`, `histogram` and, where bins are coarse, `note_values`.
 
@@ -98,7 +88,7 @@ def tally(
     above = 0
     for b in range(tied.shape[0]):
         part = scores[b * block : min(scores.size, (b + 1) * block)]
-        count, more = collect(part, low, span, inside, marks)
+        count, more = collect(part, low, span, inside)
         above += more
         histogram(inside[:count], shift, bins, slots, tied[b])
         if shift > 0:
@@ -113,8 +103,9 @@ def count_equal(scores: Floats, block: int, pattern: int, counts: Counts) -> Non
     bits = scores.view(np.uint32)
     for b in range(counts.shape[0]):
         count = 0
-        for i in range(b * block, min(bits.size, (b + 1) * block)):
-            count += (bits[i] & np.uint32(0x7FFFFFFF)) == wanted
+        part = bits[b * block : min(bits.size, (b + 1) * block)]
+        for i in range(part.size):
+            count += (part[i] & np.uint32(0x7FFFFFFF)) == wanted
         counts[b, 0] = count
 
 

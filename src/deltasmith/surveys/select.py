@@ -218,14 +218,13 @@ class _Counted:
     bins: Bits
     values: Bits
     inside: Bits = field(default_factory=lambda: np.empty(0, np.uint32))
-    marks: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     above: int = 0
 
-    def room(self, n: int) -> tuple[Bits, npt.NDArray[np.uint8]]:
+    def room(self, n: int) -> Bits:
         """Return the kernel's scratch, reused from block to block."""
         if self.inside.size <= n:
-            self.inside, self.marks = np.empty(n + 1, np.uint32), np.empty(-(-n // 8) * 8, np.uint8)
-        return self.inside, self.marks
+            self.inside = np.empty(n + 1, np.uint32)
+        return self.inside
 
 
 class _Count:
@@ -252,7 +251,7 @@ class _Count:
 
     def tally(self, acc: _Counted, cells: Sequence[Floats], place: Place) -> None:
         scores = np.ascontiguousarray(self.score(cells, place)).reshape(-1)
-        bracket, (room, marks) = self.bracket, acc.room(min(scores.size, place.block))
+        bracket, room = self.bracket, acc.room(min(scores.size, place.block))
         span = bracket.high - bracket.low
         tied = np.zeros((-(-scores.size // place.block), _SLOTS), np.int64)
         acc.above += kernels.tally(
@@ -266,7 +265,6 @@ class _Count:
             self.slots,
             tied,
             room,
-            marks,
         )
         self.ties.add(place, tied)
 
