@@ -8,5 +8,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # spinning BLAS threads are 
 
 from hypothesis import settings
 
-settings.register_profile("default", deadline=None)  # the first call of a kernel compiles it
+# The first call of a kernel compiles it, and a test that passed yesterday should pass today.
+settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import deltasmith
+from contracts import MERGE_CHECKS, MergeCase
 from deltasmith.cli.main import group
 from deltasmith.operation.reference import merge_table
 from deltasmith.recipe.checks import loads
@@ -23,6 +25,13 @@ def block(language: str, containing: str) -> str:
     return found
 
 
+def test_the_recipe_to_try_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "try.yaml").write_text(block("yaml", "# try.yaml").replace("src/", f"{ROOT}/src/"))
+    assert deltasmith.merge(tmp_path / "try.yaml", tmp_path / "out").tensors > 10
+    assert deltasmith.verify(tmp_path / "out").ok
+
+
 def test_the_recipe_loads() -> None:
     recipe = loads(block("yaml", "preset: della"))
     assert recipe.labels == ("chat", "math", "code")
@@ -33,6 +42,8 @@ def test_the_method_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "strongest_of_readme.py").write_text(block("python", "class Strongest"))
     monkeypatch.syspath_prepend(tmp_path)
     strongest = importlib.import_module("strongest_of_readme").Strongest
+    for check in MERGE_CHECKS:
+        check(MergeCase(strongest()))
     columns = [{"w": np.array([[1, -5], [0, 2]], np.float32)}, {"w": np.array([[-1, 4], [3, 1]], np.float32)}]
     merged = merge_table(strongest(), columns)
     assert merged["w"].tolist() == [[1, -5], [3, 2]]

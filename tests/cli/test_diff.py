@@ -100,6 +100,6 @@ def test_adapters_are_measured_as_the_deltas_they_are(models, tmp_path):
 
 def test_misfits_are_refused(models, tmp_path):
     other = family(tmp_path / "other", experts=1, hidden=20)
-    check_refusal(run("diff", models.root / "base", other.root / "m0"), 1, "m0", "[16, 16]", "[20, 20]")
+    check_refusal(run("diff", models.root / "base", other.root / "m0"), 1, "m0", "[40, 16]", "[40, 20]")
     check_refusal(run("diff", models.root / "base"), 2, "MODELS")
     check_refusal(run("diff", models.root / "none", models.root / "m0"), 3, "none")

@@ -117,4 +117,4 @@ def test_models_of_others_are_checked_without_hashes(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    check_refusal(run("verify", tmp_path / "none"), 1, "none")
+    check_refusal(run("verify", tmp_path / "none"), 3, "none")

@@ -10,7 +10,7 @@ import toy_writer
 from safetensors.numpy import save_file
 from toy_writer import SPECS, layout, produce
 
-from deltasmith.errors import RefusedError, VerificationError
+from deltasmith.errors import DamagedInputError, VerificationError
 from deltasmith.formats.verify import UnverifiedError, examine, verify
 
 
@@ -191,7 +191,7 @@ def test_a_model_of_someone_else_is_checked_as_far_as_possible(tmp_path):
 
 
 def test_folders_that_are_no_models(tmp_path):
-    with pytest.raises(RefusedError, match="there is no such folder"):
+    with pytest.raises(DamagedInputError, match="there is no such folder"):
         verify(tmp_path / "nowhere")
     assert examine(tmp_path).problems == ("there is no *.safetensors file",)
 

@@ -47,19 +47,23 @@ def _print(planned: Any) -> None:
     from deltasmith.recipe.model import operation_text
 
     table = Table(box=None, pad_edge=False)
-    for column, justify in (
-        ("tensors", "left"),
-        ("count", "right"),
-        ("shape", "left"),
-        ("type", "left"),
-        ("what", "left"),
-    ):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for kind in kinds(planned.built.plan, operation_text):
+    groups = list(kinds(planned.built.plan, operation_text))
+    alike = len({kind.what for kind in groups}) == 1
+    for name in ("tensors", "count", "shape", "type", *(() if alike else ("what",))):
+        table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
+    for kind in groups:
         shape = "×".join(map(str, kind.shape)) or "scalar"
-        cells = (printable(kind.pattern), str(kind.count), shape, kind.dtype, kind.what)
+        cells = (
+            printable(kind.pattern),
+            str(kind.count),
+            shape,
+            kind.dtype,
+            *(() if alike else (kind.what,)),
+        )
         table.add_row(*map(escape, cells))
     console().print(table)
+    if alike:
+        click.echo(f"every tensor: {groups[0].what}")
     for note in planned.built.plan.notes:
         click.echo(f"note: {printable(note, 2000)}")
     for warning in planned.warnings:

@@ -40,8 +40,12 @@ def budget(plan: Plan, memory: int, threads: int, tile: int | None = None) -> Bu
     if not needs:
         return Budget(tile, threads, threads)
     largest, row = max(needs, key=lambda pair: pair[0])
+    needed = -(-(largest + _RESERVED) // (1 << 20))
+    if memory < _RESERVED:
+        raise ResourceError(
+            f"a budget of {memory >> 20} MiB is too small", fix=f"give --memory {needed}M or more"
+        )
     if largest > free:
-        needed = -(-(largest + _RESERVED) // (1 << 20))
         unit = "the whole tensor" if row.reach == "tensor" else f"{row.block} elements at once"
         raise ResourceError(
             f"the method needs {unit} in float32, {largest >> 20} MiB, beyond the budget of {memory >> 20} MiB",

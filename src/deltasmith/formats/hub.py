@@ -66,8 +66,7 @@ def resolve(source: str, relative_to: Path | None = None, *, offline: bool = Fal
         return Resolved(local, _own_name(local))
     if not looks_like_id(source):
         raise DamagedInputError(
-            "there is no such file or folder",
-            where=source or "an empty name",
+            f"nothing lies at {source!r}" if source else "the name is empty",
             fix="check the path; models on the hub are named owner/name",
         )
     found = _ID.fullmatch(source)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from deltasmith.errors import DamagedInputError, RefusedError, VerificationError, printable
+from deltasmith.errors import DamagedInputError, VerificationError, printable
 from deltasmith.formats.hashing import file_chunks
 from deltasmith.formats.json_file import read_json_object
 from deltasmith.formats.layout import INDEX_NAME
@@ -93,11 +93,11 @@ def examine(folder: Path, *, threads: int = 1) -> Report:
     """Check structure, hashes (where there is a manifest) and finite values; return all that was found.
 
     A tensor with non-finite values is a problem, unless the manifest's recipe says `nonfinite: keep`. Raises
-    RefusedError if there is no such folder.
+    DamagedInputError if there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RefusedError("there is no such folder", where=printable(os.fspath(folder)))
+        raise DamagedInputError("there is no such folder", where=printable(os.fspath(folder)))
     found = _Findings()
     names = sorted(entry.name for entry in folder.iterdir())
     shards = [name for name in names if name.endswith(".safetensors")]

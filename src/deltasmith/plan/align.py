@@ -182,8 +182,8 @@ def _vocabulary_hint(spec: Spec, other: Spec) -> str:
     if not vocabulary:
         return ""
     return (
-        " (the vocabularies differ; remedies: keep the base's vocabulary and drop added rows, take the union, or"
-        " pad the smaller one; this version merges equal vocabularies only, so resize the model first)"
+        " (the vocabularies differ: resize one model first, to the base's vocabulary, to the union of both, or by"
+        " padding the smaller)"
     )
 
 

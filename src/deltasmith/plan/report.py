@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Kind:
 Show = Callable[[Edit | Merge], str]
 
 
-def describe(row: Row, show: Show = repr) -> str:
+def describe(row: Row, labels: Sequence[str], show: Show = repr) -> str:
     """Return in words what happens to one tensor; `show` writes an operation."""
     if row.action != "merge" or row.merge is None:
         return f"{row.action} from {row.source} ({row.reason})"
@@ -39,7 +39,8 @@ def describe(row: Row, show: Show = repr) -> str:
         weight = row.weights[index]
         columns.append(" → ".join([*steps, f"×{weight:g}"] if weight != 1 else steps) or "δ")
     same = len(set(columns)) == 1
-    edits = columns[0] if same else "[" + "; ".join(columns) + "]"
+    named = (f"{label}: {steps}" for label, steps in zip(labels, columns, strict=True))
+    edits = columns[0] if same else "[" + "; ".join(named) + "]"
     tail = f" ×{row.scale:g}" if row.scale != 1 else ""
     return f"{edits} → {show(row.merge.record)}{tail}" if edits else show(row.merge.record) + tail
 
@@ -48,7 +49,7 @@ def kinds(plan: Plan, show: Show = repr) -> Iterator[Kind]:
     """Group the rows for display, in order of first appearance."""
     groups: dict[tuple[str, tuple[int, ...], str, str], int] = {}
     for row in plan.rows:
-        key = (projection_of(row.name), row.spec.shape, row.spec.dtype.name, describe(row, show))
+        key = (projection_of(row.name), row.spec.shape, row.spec.dtype.name, describe(row, plan.labels, show))
         groups[key] = groups.get(key, 0) + 1
     for (pattern, shape, dtype, what), count in groups.items():
         yield Kind(pattern, count, shape, dtype, what)
@@ -63,7 +64,7 @@ def tensors(plan: Plan, show: Show = repr) -> list[dict[str, Any]]:
             "dtype": row.spec.dtype.name,
             "from": "merged" if row.action == "merge" else row.source,
             "action": row.action,
-            "what": describe(row, show),
+            "what": describe(row, plan.labels, show),
         }
         for row in plan.rows
     ]

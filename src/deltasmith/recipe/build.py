@@ -68,8 +68,8 @@ def _on_disk(model: OpenedModel | Built) -> OpenedModel:
 
 def build(recipe: Recipe) -> Built:
     """Open every model of the recipe and decide what happens to every tensor."""
-    base = None if recipe.base is None else _open(recipe.base, recipe.relative_to)
-    models = tuple(_open(entry.model, entry.relative_to) for entry in recipe.models)
+    base = None if recipe.base is None else _open(recipe.base, recipe.relative_to, "base")
+    models = tuple(_open(entry.model, entry.relative_to, entry.label) for entry in recipe.models)
     ground = None if base is None else _checkpoint(base, "base")
     columns = tuple(_column(e, m, ground) for e, m in zip(recipe.models, models, strict=True))
     home = _on_disk(base if base is not None else models[0])
@@ -90,8 +90,14 @@ def build(recipe: Recipe) -> Built:
     return Built(recipe, align(ground, columns, wishes), base, models)
 
 
-def _open(source: str | Recipe, folder: Path) -> OpenedModel | Built:
-    return build(source) if isinstance(source, Recipe) else open_model(source, relative_to=folder)
+def _open(source: str | Recipe, folder: Path, label: str) -> OpenedModel | Built:
+    """Open one model; what is wrong with it is said of its label."""
+    if isinstance(source, Recipe):
+        return build(source)
+    try:
+        return open_model(source, relative_to=folder)
+    except (DamagedInputError, RefusedError) as error:
+        raise type(error)(f"{printable(label)}: {error.what}", where=error.where, fix=error.fix) from error
 
 
 def _checkpoint(model: OpenedModel | Built, label: str) -> Checkpoint:

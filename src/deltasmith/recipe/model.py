@@ -93,8 +93,12 @@ def operation_mapping(record: Edit | Merge, dialect: Dialect = "paper") -> dict[
 def operation_text(record: Edit | Merge) -> str:
     """Return an operation on one line, by the name a recipe gives it: `keep_largest(density=0.2)`."""
     name, dialect = name_of(record)
-    fields = ", ".join(f"{key}={_number(value)}" for key, value in record if key != "statistics")
+    fields = ", ".join(f"{key}={_short(value)}" for key, value in record if key != "statistics")
     return f"{name}({fields})" + (f" [{dialect}]" if dialect != "paper" else "") if fields else name
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(_number(value))
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:
