@@ -21,7 +21,7 @@ lint: $(VENV)/.test
 
 # Loads a merged model with transformers and generates from it; needs about 1 GB more.
 test-hf: $(VENV)/.hf
-	$(BIN)/python -m pytest tests/hf
+	$(BIN)/python -m pytest tests/hf tests/cli/test_convert.py tests/evaluate tests/lab
 
 # Trains the bundled family again, from its seeds.
 family: $(VENV)/.lab
