@@ -228,3 +228,11 @@ def test_an_error_in_a_worker_reaches_the_caller(threads: int) -> None:
     base, tunes = family(1)
     with pytest.raises(ZeroDivisionError, match="model"):
         run(make_plan(base, tunes, _Loud()), threads)
+
+
+def test_the_budget_counts_what_surveys_count_with() -> None:
+    base, tunes = family(3)
+    surveyed = make_plan(base, tunes, Sum(), (KeepLargest(density=0.2),))
+    plain = make_plan(base, tunes, Sum())
+    assert budget(surveyed, 512 << 20, 64).threads < budget(plain, 512 << 20, 64).threads == 64
+    assert budget(surveyed, 4 << 30, 64).threads == 64

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deltasmith.errors import ResourceError, printable
-from deltasmith.operation.protocols import BLOCK
-from deltasmith.plan.plan import Plan, Row
+from deltasmith.operation.protocols import BLOCK, Found
+from deltasmith.plan.plan import Plan, Row, Site
 
 __all__ = ["DEFAULT_MEMORY", "Budget", "budget"]
 
@@ -16,6 +16,7 @@ _TEMPORARIES = 4  # arrays of a tile's size that an operation may hold beside it
 _WHOLE = 8  # the same for a whole matrix: factors and workspace of a decomposition
 _TILE = 1 << 18  # 1 MiB of float32: small enough for caches, large enough to hide the interpreter
 _FLOAT = 4
+_TALLY = 8 << 20  # what a worker may count with, per model: see surveys/select.py
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,17 @@ def budget(plan: Plan, memory: int, threads: int, tile: int | None = None) -> Bu
             fix=f"give --memory {needed}M or more",
         )
     whole = max((need for need, r in needs if r.reach == "tensor"), default=0)
-    workers = max(1, min(threads, free // max(1, min(largest, _need_of(tile, models)))))
+    worker = max(1, min(largest, _need_of(tile, models)))
+    if any(site.record.survey(Found()) is not None for site in _sites(plan)):
+        worker += models * _TALLY
+    workers = max(1, min(threads, free // worker))
     return Budget(tile, workers, max(1, free // whole) if whole else threads)
+
+
+def _sites(plan: Plan) -> set[Site]:
+    """Return every operation of the plan once."""
+    edits = {site for row in plan.rows for group in row.edits for site in group}
+    return edits | {row.merge for row in plan.rows if row.merge is not None}
 
 
 def _need_of(elements: int, models: int) -> int:
