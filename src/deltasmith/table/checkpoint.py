@@ -48,7 +48,8 @@ class SourceFile:
 class Checkpoint(Protocol):
     """Anything that knows the specs of its cells and yields their values piece by piece.
 
-    Implementations must allow `read` and `raw` from several threads at once.
+    Implementations must allow `read` and `raw` from several threads at once. One that can subtract while it decodes
+    may have `read_difference(name, start, base, out)`: the same as `read` and a subtraction of `base`.
     """
 
     @property
