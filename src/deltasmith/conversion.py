@@ -6,9 +6,12 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import xxhash
 
 from deltasmith import __version__
 from deltasmith.api import SHARD_BYTES, MergeResult, available_threads
@@ -20,11 +23,12 @@ from deltasmith.engine.workers import Stop
 from deltasmith.errors import DamagedInputError, MissingExtraError, RefusedError, printable
 from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.layout import plan_layout
-from deltasmith.formats.manifest import InputFile, InputRecord, Lineage, Manifest, TensorRecord
+from deltasmith.formats.manifest import Lineage, Manifest
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.output import Output
 from deltasmith.formats.publish import side_files
 from deltasmith.plan.align import copy_of
+from deltasmith.recipe.publication import input_record, tensor_records
 
 __all__ = ["PICKLES", "convert"]
 
@@ -45,6 +49,7 @@ def convert(
     Raises MissingExtraError for pickles where torch is not installed, DamagedInputError for what cannot be read,
     RefusedError for adapters (merge them instead) and as `merge` does for `out`.
     """
+    began = time.perf_counter()
     with _readable(Path(source)) as readable:
         model = open_model(str(readable), relative_to=Path())
         if model.checkpoint is None:
@@ -54,9 +59,9 @@ def convert(
         plan = copy_of(model.checkpoint)
         layout = plan_layout([row.spec for row in plan.rows], shard_size)
         hashes = {file.name: sha256_of(file.path) for file in model.files}
-        stamp = layout.digest + "".join(hashes.values())
+        stamp = xxhash.xxh3_128_hexdigest(repr((__version__, layout.digest, sorted(hashes.items()))).encode())
         limits = budget(plan, DEFAULT_MEMORY, available_threads())
-        with Output.open(Path(out), layout, stamp[:8], overwrite=overwrite, inputs=[Path(source)]) as output:
+        with Output.open(Path(out), layout, stamp, overwrite=overwrite, inputs=[Path(source)]) as output:
             order = [name for shard in layout.shards for name in shard.tensors]
             execute(Evaluator(plan), output, order, limits, stop or Stop(), Silent())
             model.check_unchanged()
@@ -66,22 +71,15 @@ def convert(
                 __version__,
                 {"convert": name},
                 0,
-                [InputRecord("base", name, model.revision, {n: InputFile(0, h) for n, h in hashes.items()})],
+                [input_record("base", name, model, hashes)],
                 Lineage("base", (), "convert"),
-                {
-                    row.name: TensorRecord(
-                        row.spec.dtype.name,
-                        row.spec.shape,
-                        layout.shards[layout.slots[row.name].shard].name,
-                        output.finished[row.name],
-                        "base",
-                    )
-                    for row in plan.rows
-                },
+                tensor_records(plan, layout, output.finished),
+                beside.warnings,
             )
             late = output.publish(beside.files, manifest.encode())
     nbytes = sum(file.nbytes for file in model.files)
-    return MergeResult(str(out), len(plan.rows), nbytes, layout.nbytes, 0.0, (*beside.warnings, *late))
+    seconds = time.perf_counter() - began
+    return MergeResult(str(out), len(plan.rows), nbytes, layout.nbytes, seconds, (*beside.warnings, *late))
 
 
 @contextmanager

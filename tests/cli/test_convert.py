@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pickle
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deltasmith.formats.output import Output
 from models import (
     check_refusal,
     draw,
@@ -124,3 +127,32 @@ def test_torch_files(tmp_path):
         got = read_model(tmp_path / f"out-{name}")
         np.testing.assert_array_equal(got["a"].astype(np.float32), np.arange(6).reshape(2, 3))
         np.testing.assert_array_equal(got["b"], 1)
+
+
+def test_the_manifest_holds_sizes_and_hashes_of_the_input(tmp_path):
+    write_model(tmp_path / "in", draw(0), shards=3)
+    assert run("convert", tmp_path / "in", tmp_path / "out", "--quiet").code == 0
+    (given,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["inputs"]
+    shards = sorted((tmp_path / "in").glob("*.safetensors"))
+    wanted = {
+        p.name: {"bytes": p.stat().st_size, "sha256": sha256(p.read_bytes()).hexdigest()} for p in shards
+    }
+    assert given["files"] == wanted
+
+
+def test_an_interrupted_conversion_is_not_continued_with_another_source(tmp_path, monkeypatch):
+    """The layouts are equal; only the values differ, so only their hashes can tell the sources apart."""
+    stamps = []
+    real = Output.open
+
+    def spy(out, layout, plan_hash, **options):
+        stamps.append((layout.digest, plan_hash))
+        return real(out, layout, plan_hash, **options)
+
+    monkeypatch.setattr(Output, "open", spy)
+    for i in range(2):
+        write_model(tmp_path / f"in{i}", draw(i))
+        assert run("convert", tmp_path / f"in{i}", tmp_path / f"out{i}", "--quiet").code == 0
+    (first_layout, first), (second_layout, second) = stamps
+    assert first_layout == second_layout
+    assert first[:8] != second[:8]

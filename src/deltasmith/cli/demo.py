@@ -16,7 +16,7 @@ from deltasmith.cli.options import console, human, json_option, print_json
     type=click.Choice(["small", "large"]),
     default="small",
     show_default=True,
-    help="Size of the experts' deltas; the large ones are about eight times larger.",
+    help="Size of the experts' deltas; the large ones are six to nine times larger.",
 )
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the merged models in this folder.")
 @json_option

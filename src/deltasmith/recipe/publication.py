@@ -13,12 +13,13 @@ from deltasmith.formats.layout import Layout
 from deltasmith.formats.manifest import InputFile, InputRecord, Lineage, Manifest, TensorRecord
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.publish import side_files
+from deltasmith.plan.plan import Plan
 from deltasmith.recipe.build import Built
 from deltasmith.recipe.catalogue import name_of
 from deltasmith.recipe.model import to_mapping
 from deltasmith.recipe.yaml_file import to_yaml
 
-__all__ = ["FileHashes", "files_beside", "manifest_of"]
+__all__ = ["FileHashes", "files_beside", "input_record", "manifest_of", "tensor_records"]
 
 FileHashes = Mapping[str, Mapping[str, str]]
 """label → file name → sha256 of every input file."""
@@ -69,29 +70,32 @@ def _named(model: OpenedModel | Built) -> str | dict[str, Any]:
     return f"{model.name}@{model.revision}" if model.revision else model.name
 
 
-def manifest_of(
-    built: Built, layout: Layout, hashes: FileHashes, tensors: Mapping[str, str], warnings: tuple[str, ...]
-) -> bytes:
-    """Write down what was merged from what, and the hash of every tensor that came out."""
-    inputs = [
-        InputRecord(
-            label,
-            model.name,
-            model.revision,
-            {s.name: InputFile(s.nbytes, hashes[label].get(s.name)) for s in model.files},
-        )
-        for label, model in built.opened()
-    ]
-    records = {
+def input_record(label: str, name: str, model: OpenedModel, hashes: Mapping[str, str]) -> InputRecord:
+    """Describe one input: its files, their sizes, and their sha256 by file name."""
+    files = {s.name: InputFile(s.nbytes, hashes.get(s.name)) for s in model.files}
+    return InputRecord(label, name, model.revision, files)
+
+
+def tensor_records(plan: Plan, layout: Layout, hashes: Mapping[str, str]) -> dict[str, TensorRecord]:
+    """Describe every tensor of the output: type, shape, shard, hash, and where it comes from."""
+    return {
         row.name: TensorRecord(
             row.spec.dtype.name,
             row.spec.shape,
             layout.shards[layout.slots[row.name].shard].name,
-            tensors[row.name],
+            hashes[row.name],
             "merged" if row.action == "merge" else row.source,
         )
-        for row in built.plan.rows
+        for row in plan.rows
     }
+
+
+def manifest_of(
+    built: Built, layout: Layout, hashes: FileHashes, tensors: Mapping[str, str], warnings: tuple[str, ...]
+) -> bytes:
+    """Write down what was merged from what, and the hash of every tensor that came out."""
+    inputs = [input_record(label, model.name, model, hashes[label]) for label, model in built.opened()]
+    records = tensor_records(built.plan, layout, tensors)
     lineage = Lineage("base" if built.base is not None else None, built.recipe.labels, _merge_name(built))
     recipe = shareable(built)
     return Manifest(__version__, recipe, built.recipe.seed, inputs, lineage, records, warnings).encode()
