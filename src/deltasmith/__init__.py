@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "diff", "merge", "open_model", "plan", "verify"]
+__all__ = ["__version__", "compute", "diff", "merge", "open_model", "plan", "verify"]
 
 if TYPE_CHECKING:
-    from deltasmith.api import diff, merge, open_model, plan, verify
+    from deltasmith.api import compute, diff, merge, open_model, plan, verify
 
 
 def __getattr__(name: str) -> Any:

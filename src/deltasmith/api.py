@@ -30,10 +30,23 @@ from deltasmith.recipe.model import Recipe, operation_text, to_mapping
 from deltasmith.recipe.publication import files_beside, manifest_of
 
 if TYPE_CHECKING:
+    from deltasmith.engine.columns import EditedColumns
     from deltasmith.engine.difference import Difference
+    from deltasmith.engine.in_memory import Stored
     from deltasmith.formats.verify import Report
 
-__all__ = ["DiffReport", "MergeResult", "Planned", "diff", "merge", "open_model", "plan", "verify"]
+__all__ = [
+    "Computed",
+    "DiffReport",
+    "MergeResult",
+    "Planned",
+    "compute",
+    "diff",
+    "merge",
+    "open_model",
+    "plan",
+    "verify",
+]
 
 SHARD_BYTES = 5 << 30
 
@@ -202,6 +215,61 @@ def _compute(planned: Planned, output: Output, stop: Stop, progress: Progress) -
     except BaseException:
         stop.ask()  # nobody will want the hashes
         raise
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A merged model in memory: what a merge would have written, byte for byte."""
+
+    planned: Planned
+    tensors: Mapping[str, Stored]
+
+    @property
+    def hash(self) -> str:
+        """Identify what decided the tensors: recipe, inputs, version."""
+        return self.planned.hash
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what `plan` would warn of."""
+        return self.planned.warnings
+
+    @cached_property
+    def files(self) -> Mapping[str, bytes | Path]:
+        """Return the small files that belong beside the weights: config, tokenizer, card."""
+        return files_beside(self.planned.built, "merged")[0]
+
+    def arrays(self) -> dict[str, Any]:
+        """Decode every floating tensor into a float32 array of its shape."""
+        return {name: stored.values() for name, stored in self.tensors.items() if stored.spec.dtype.floating}
+
+
+def compute(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    columns: EditedColumns | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    **options: Any,
+) -> Computed:
+    """Carry out a recipe in memory: every tensor as `merge` would write it, and no file.
+
+    `columns` keeps edited deltas between calls, which makes a call that changes only weights, scale or merge a
+    matter of arithmetic. `options` are those of `plan`; its `memory` bounds the work, not the result. Raises what
+    `merge` raises.
+    """
+    from deltasmith.engine.in_memory import InMemory
+
+    planned = plan(recipe, **options)
+    stopper = stop or Stop()
+    table = planned.built.plan
+    if columns is not None:
+        table = columns.held(table, planned.limits.threads, stopper)
+    sink = InMemory(row.spec for row in table.rows)
+    order = [row.name for row in table.rows]
+    execute(Evaluator(table), sink, order, planned.limits, stopper, progress or Silent())
+    _refuse_changed(planned.built)
+    return Computed(planned, sink.tensors)
 
 
 def _roots(model: OpenedModel) -> list[Path]:
