@@ -1,6 +1,7 @@
 """The forward pass of a Llama in float32 numpy, laid out as Hugging Face stores it.
 
-For scoring small models without torch. There is no generation, no cache of keys and values, and no gradient.
+For small models without torch: logits of whole sequences, and of one more token after those read before. There is
+no gradient.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from deltasmith.errors import DamagedInputError
 
-__all__ = ["Llama", "load_folder", "read_tensors"]
+__all__ = ["Llama", "Memory", "load_folder", "read_tensors"]
 
 Floats = NDArray[np.float32]
 
@@ -32,6 +33,28 @@ class _Layer:
     mlp_norm: Floats
     gate_up: Floats
     down: Floats
+
+
+class Memory:
+    """Keep the keys and values of what has been read, so that a next token costs one token.
+
+    The first `padding[i]` positions of sequence i are no part of it: nothing looks at them, and its own
+    positions are counted after them. `capacity` is the longest sequence, padding included.
+    """
+
+    def __init__(self, llama: Llama, padding: NDArray[np.int64], capacity: int) -> None:
+        """Make room for as many sequences as `padding` has entries."""
+        shape = (len(padding), llama.kv_heads, capacity, llama.head_dim)
+        self.keys = [np.empty(shape, np.float32) for _ in llama.layers]
+        self.values = [np.empty(shape, np.float32) for _ in llama.layers]
+        self.padding = padding
+        self.filled = 0
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Forget the sequences where `rows` is false."""
+        self.keys = [one[rows] for one in self.keys]
+        self.values = [one[rows] for one in self.values]
+        self.padding = self.padding[rows]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,41 +123,73 @@ class Llama:
         must lie in the vocabulary.
         """
         batch, length = tokens.shape
-        turn = _rotation(length, self.head_dim, self.rope_theta)
+        turn = _rotation(np.arange(length), self.head_dim, self.rope_theta)
+        future = np.triu(np.full((length, length), -np.inf, dtype=np.float32), 1)
         flat = wanted.reshape(-1)
         x = self.embedding[tokens.reshape(-1)]  # (batch * length, width)
         for index, layer in enumerate(self.layers):
-            mixed = self._attend(layer, _rms(x, layer.attention_norm, self.epsilon), batch, length, turn)
+            normed = _rms(x, layer.attention_norm, self.epsilon)
+            mixed = self._mix(*self._project(layer, normed, batch, length, turn), future)
             if index == len(self.layers) - 1:
                 # After the last attention no position looks at another: drop those nobody asked for.
                 x, mixed = x[flat], mixed[flat]
-            x = x + mixed @ layer.output
-            gate_up = _rms(x, layer.mlp_norm, self.epsilon) @ layer.gate_up
-            x += _swiglu(gate_up) @ layer.down
+            x = self._feed_forward(layer, x + mixed @ layer.output)
         if not self.layers:
             x = x[flat]
         result: Floats = _rms(x, self.norm, self.epsilon) @ self.head
         return result
 
-    def _attend(
+    def read(self, tokens: NDArray[np.integer[Any]], memory: Memory) -> Floats:
+        """Read further tokens, `(batch, length)`, and compute the logits after the last, `(batch, vocab)`.
+
+        `memory` takes in what is read; padding stands on the left, with any id of the vocabulary.
+        """
+        batch, length = tokens.shape
+        start, stop = memory.filled, memory.filled + length
+        memory.filled = stop
+        # Angles are relative, but counted without the padding they round as they do for the text alone.
+        own = np.arange(start, stop) - memory.padding[:, None]  # (batch, length)
+        turn = _rotation(np.maximum(own, 0)[:, None], self.head_dim, self.rope_theta)
+        hidden = _hidden(start, stop, memory.padding)
+        x = self.embedding[tokens.reshape(-1)]
+        for layer, keys, values in zip(self.layers, memory.keys, memory.values, strict=True):
+            normed = _rms(x, layer.attention_norm, self.epsilon)
+            query, keys[:, :, start:stop], values[:, :, start:stop] = self._project(
+                layer, normed, batch, length, turn
+            )
+            mixed = self._mix(query, keys[:, :, :stop], values[:, :, :stop], hidden)
+            x = self._feed_forward(layer, x + mixed @ layer.output)
+        last = x.reshape(batch, length, -1)[:, -1]
+        result: Floats = _rms(last, self.norm, self.epsilon) @ self.head
+        return result
+
+    def _project(
         self, layer: _Layer, x: Floats, batch: int, length: int, turn: Callable[[Floats], Floats]
-    ) -> Floats:
-        """Mix values of earlier positions, `(batch * length, width) -> (batch * length, heads * size)`."""
-        group = self.heads // self.kv_heads
+    ) -> tuple[Floats, Floats, Floats]:
+        """Make queries, keys and values, `(batch * length, width) -> (batch, its heads, length, size)`."""
         joined = (x @ layer.query_key_value).reshape(batch, length, -1, self.head_dim).transpose(0, 2, 1, 3)
         query = turn(joined[:, : self.heads]) * np.float32(self.head_dim**-0.5)
-        key = turn(joined[:, self.heads : self.heads + self.kv_heads])  # (batch, kv_heads, length, head_dim)
-        value = joined[:, self.heads + self.kv_heads :]
+        key = turn(joined[:, self.heads : self.heads + self.kv_heads])
+        return query, key, joined[:, self.heads + self.kv_heads :]
+
+    def _mix(self, query: Floats, key: Floats, value: Floats, hidden: Floats) -> Floats:
+        """Mix the values of positions not `hidden` (-inf there, else 0), `-> (batch * length, heads * size)`."""
+        batch, _, length, _ = query.shape
+        group = self.heads // self.kv_heads
         # The query heads that share a key head lie side by side: stack them as further rows of one product.
         query = query.reshape(batch, self.kv_heads, group * length, self.head_dim)
-        scores = query @ key.swapaxes(-1, -2)  # (batch, kv_heads, group * length, length)
-        future = np.triu(np.full((length, length), -np.inf, dtype=np.float32), 1)
-        scores += np.tile(future, (group, 1))
+        scores = query @ key.swapaxes(-1, -2)  # (batch, kv_heads, group * length, positions)
+        scores += np.concatenate([hidden] * group, axis=-2)
         scores -= scores.max(-1, keepdims=True)
         np.exp(scores, out=scores)
         mixed: Floats = (scores @ value) / scores.sum(-1, keepdims=True)
         mixed = mixed.reshape(batch, self.heads, length, self.head_dim).transpose(0, 2, 1, 3)
         return mixed.reshape(batch * length, self.heads * self.head_dim)
+
+    def _feed_forward(self, layer: _Layer, x: Floats) -> Floats:
+        gate_up = _rms(x, layer.mlp_norm, self.epsilon) @ layer.gate_up
+        x += _swiglu(gate_up) @ layer.down
+        return x
 
 
 def read_tensors(folder: Path | str) -> dict[str, Floats]:
@@ -232,10 +287,10 @@ def _rope_theta(config: Mapping[str, Any]) -> float:
     return float(nested.get("rope_theta", config.get("rope_theta", 10000.0)))
 
 
-def _rotation(length: int, size: int, theta: float) -> Callable[[Floats], Floats]:
+def _rotation(positions: NDArray[np.integer[Any]], size: int, theta: float) -> Callable[[Floats], Floats]:
     """Return the function that turns each pair (i, i + size/2) by its position's angle."""
     inverse = theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
-    angle = np.arange(length)[:, None] * inverse  # (length, size / 2)
+    angle = positions[..., None] * inverse  # (…, length, size / 2)
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
     def turn(x: Floats) -> Floats:
@@ -243,6 +298,14 @@ def _rotation(length: int, size: int, theta: float) -> Callable[[Floats], Floats
         return np.concatenate((low * cos - high * sin, high * cos + low * sin), axis=-1)
 
     return turn
+
+
+def _hidden(start: int, stop: int, padding: NDArray[np.int64]) -> Floats:
+    """Hide later positions and padding from positions [start, stop): `(batch, 1, stop - start, stop)`."""
+    query, key = np.arange(start, stop)[:, None], np.arange(stop)
+    # A padded position sees itself, so that no row is hidden altogether and becomes 0 / 0.
+    seen = (key <= query) & ((key >= padding[:, None, None]) | (key == query))
+    return np.where(seen, np.float32(0), np.float32(-np.inf))[:, None]
 
 
 def _rms(x: Floats, weight: Floats, epsilon: float) -> Floats:

@@ -1,0 +1,185 @@
+"""transformers made quiet, offline and strict: what it only warns of when it loads a model is an error here."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deltasmith.errors import (
+    DamagedInputError,
+    DeltasmithError,
+    MissingExtraError,
+    RecipeError,
+    ResourceError,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from deltasmith.engine.in_memory import Stored
+
+__all__ = ["check_device", "load_model", "load_tokenizer", "memory_errors", "quiet", "require_transformers"]
+
+_SHOWN = 3
+
+
+def require_transformers() -> None:
+    """Raise MissingExtraError unless torch and transformers can be imported."""
+    try:
+        for name in ("torch", "transformers"):
+            importlib.import_module(name)
+    except ImportError as cause:
+        raise MissingExtraError(
+            f"evaluating this model needs torch and transformers ({cause})",
+            fix='pip install "deltasmith[eval]"',
+        ) from cause
+
+
+def check_device(device: str) -> None:
+    """Raise RecipeError unless `device` is `cpu`, `cuda` or `cuda:N`, and there."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or device == "cpu:":
+        raise RecipeError(f"there is no device {printable(device)!r}", fix="use cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise RecipeError(
+                f"torch sees {count} CUDA devices, and {device} was asked for", fix="use --device cpu"
+            )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' log messages, warnings and progress bars off the terminal, and put back what was set."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def memory_errors(batch: int) -> Iterator[None]:
+    """Turn a full accelerator or machine into ResourceError."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as cause:
+        raise ResourceError(
+            "the memory does not suffice for the model and its batch",
+            fix=f"use --batch {max(1, batch // 2)} or less" if batch > 1 else "use a smaller model or device",
+        ) from cause
+
+
+def load_model(
+    folder: Path, tensors: Mapping[str, Stored] | None, *, dtype: Any, device: str, where: str
+) -> tuple[Any, tuple[str, ...]]:
+    """Load a causal language model and return it with notes; `where` names it in errors.
+
+    Weights come from the folder's safetensors files, or from `tensors`; either way transformers applies its own
+    conversions of names and layouts. Nothing is fetched, no code of the folder is run, and no pickle is read.
+
+    Raises:
+        DamagedInputError: the architecture is unknown, or weights are missing or of another shape.
+    """
+    import torch
+    import transformers
+
+    library: Any = transformers
+    local = {"local_files_only": True, "trust_remote_code": False}
+    weights: dict[str, Any] = {"pretrained_model_name_or_path": str(folder), "use_safetensors": True}
+    if tensors is not None:
+        weights = {"pretrained_model_name_or_path": None}
+        weights["state_dict"] = {name: _tensor(stored) for name, stored in tensors.items()}
+    with _damaged(where, "check config.json and the weights, or fetch the model again"):
+        config = library.AutoConfig.from_pretrained(str(folder), **local)
+        with torch.device("meta"):  # no weights yet: this only asks which class computes such a config
+            kind = type(library.AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+        model, report = kind.from_pretrained(
+            config=config,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # they are listed then, and refused below
+            output_loading_info=True,
+            local_files_only=True,
+            **weights,
+        )
+        _refuse_incomplete(report, where)
+        model = model.to(device).eval()
+    unused = sorted(report["unexpected_keys"])
+    return model, (f"the architecture has no use for {_listed(unused)}",) if unused else ()
+
+
+def load_tokenizer(folder: Path, where: str) -> Any:
+    """Load a folder's tokenizer; DamagedInputError where it has none that transformers can read."""
+    import transformers
+
+    library: Any = transformers
+    with _damaged(where, "fetch the tokenizer files of the model"):
+        return library.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+
+
+@contextmanager
+def _damaged(where: str, fix: str) -> Iterator[None]:
+    """Report whatever transformers raises about a file as one line."""
+    import torch
+
+    try:
+        yield
+    except (DeltasmithError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as cause:  # transformers raises all sorts of things over a damaged folder
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise DamagedInputError(
+            f"transformers cannot load it ({printable(lines[0])})", where=where, fix=fix
+        ) from cause
+
+
+def _refuse_incomplete(report: Mapping[str, Any], where: str) -> None:
+    shapes = {
+        name: f"{name} ({list(stored)} in the file, {list(wanted)} by the config)"
+        for name, stored, wanted in report["mismatched_keys"]
+    }
+    found = []
+    if missing := sorted(set(report["missing_keys"]) - set(shapes)):
+        found.append(f"the weights lack {_listed(missing)}")
+    if shapes:
+        found.append(f"shapes do not fit: {_listed(sorted(shapes.values()))}")
+    found += [str(message) for message in report.get("error_msgs") or ()]
+    if found:
+        raise DamagedInputError(
+            "; ".join(map(printable, found)), where=where, fix="take config and weights from the same model"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more
+
+
+def _tensor(stored: Stored) -> Any:
+    """View stored bytes as a torch tensor, without a copy where the bytes may be written to."""
+    import torch
+
+    kind = getattr(torch, stored.spec.dtype.name)
+    if not stored.spec.size:
+        return torch.empty(stored.spec.shape, dtype=kind)
+    data = bytearray(stored.data) if stored.data.readonly else stored.data
+    return torch.frombuffer(data, dtype=kind).reshape(stored.spec.shape)
