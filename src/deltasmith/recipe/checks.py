@@ -12,6 +12,7 @@ from deltasmith.operation.protocols import Edit, Merge, Space
 from deltasmith.recipe import scalars
 from deltasmith.recipe.catalogue import DIALECTS, EDITS, Dialect
 from deltasmith.recipe.expansion import expand_node
+from deltasmith.recipe.marks import replaced
 from deltasmith.recipe.model import EditEntry, ModelEntry, Nonfinite, OutputType, Recipe
 from deltasmith.recipe.operations import MISSING, read_operation
 from deltasmith.recipe.overrides import apply
@@ -21,7 +22,7 @@ from deltasmith.recipe.together import Together, merge_node
 from deltasmith.recipe.tree import Keyed, Listing, Mark, Node, Scalar, describe, lift, plain
 from deltasmith.recipe.yaml_file import parse, read_text
 
-__all__ = ["MODEL_KEYS", "RECIPE_KEYS", "from_dict", "load", "loads"]
+__all__ = ["MODEL_KEYS", "RECIPE_KEYS", "from_dict", "from_tree", "load", "loads"]
 
 RECIPE_KEYS = (*COMMON, "merge", "preset")
 MODEL_KEYS = ("model", "label", "weight", "edits", "statistics")
@@ -80,6 +81,11 @@ def from_dict(mapping: Mapping[str, Any], folder: str | Path = ".", settings: It
     return _Reader().finish(apply(lift(mapping, Mark("recipe")), settings), Path(folder))
 
 
+def from_tree(root: Node, folder: str | Path = ".") -> Recipe:
+    """Read a recipe from its tree; errors name the places that the nodes carry."""
+    return _Reader().finish(root, Path(folder))
+
+
 @dataclass
 class _Reader:
     """Reads one recipe and those it names; `files` is the chain of files that led here."""
@@ -104,6 +110,8 @@ class _Reader:
             self.problems.add(root.mark, what, "start with base: and models:")
             return None
         before = self.problems.reports
+        if self._marked(root):
+            return None
         node = expand_node(root, self.problems)
         self._unknown_keys(node)
         dialect = self._dialect(node)
@@ -121,6 +129,20 @@ class _Reader:
         space = values.pop("space", None) or merge.space
         models = together.with_statistics()
         return Recipe(models, merge, base, space, dialect=dialect, relative_to=folder, **values)
+
+    def _marked(self, root: Keyed) -> bool:
+        """Report the first number that is still to be searched for, if there is one."""
+        marks: list[Mark] = []
+
+        def note(mark: Keyed, path: str) -> Node:
+            marks.append(mark.mark)
+            return mark
+
+        replaced(root, note)
+        if marks:
+            what = "{tune: …} stands where a number is needed"
+            self.problems.add(marks[0], what, "`deltasmith tune` searches for it in the recipe it is given")
+        return bool(marks)
 
     def _unknown_keys(self, node: Keyed) -> None:
         for entry in node:
