@@ -45,6 +45,7 @@ def _facts() -> dict[str, Any]:
         "packages": _versions(("numpy", "numba", "pydantic", "safetensors", "huggingface_hub")),
         "extras": _versions(("torch", "transformers", "tokenizers")),
         "kernels": _kernels(),
+        "sandbox": _sandbox(),
     }
 
 
@@ -77,3 +78,14 @@ def _kernels() -> str:
     began = time.perf_counter()
     right = count_nonfinite(np.array([1.0, np.inf, np.nan], np.float32)) == 2
     return f"{'work' if right else 'give wrong results'} ({time.perf_counter() - began:.2f} s for the first call)"
+
+
+def _sandbox() -> str:
+    """Name the best way to run generated code that passes a test run here."""
+    from deltasmith.errors import RefusedError
+    from deltasmith.evaluate.sandbox import choose_tier
+
+    try:
+        return choose_tier().describe()
+    except RefusedError as why:
+        return f"none: {why.what}"
