@@ -4,7 +4,10 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 PINS    = -c constraints.txt
 
-.PHONY: demo test check lint family bench test-hf clean
+.PHONY: demo test check lint test-extras lab lab-small lab-vision lab-page bench clean
+
+LAB     ?= lab/work
+FAMILY   = $(LAB)/S
 
 demo: $(VENV)/.core
 	$(BIN)/deltasmith demo
@@ -19,13 +22,24 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Loads a merged model with transformers and generates from it; needs about 1 GB more.
-test-hf: $(VENV)/.hf
-	$(BIN)/python -m pytest tests/hf tests/cli/test_convert.py tests/evaluate tests/lab
+# The tests that need torch, transformers, lm-eval, optuna or matplotlib; installs about 1.5 GB more.
+test-extras: $(VENV)/.extras
+	$(BIN)/python -m pytest tests/hf tests/evaluate tests/search tests/lab tests/cli
 
-# Trains the bundled family again, from its seeds.
-family: $(VENV)/.lab
-	$(BIN)/python -m deltasmith.lab.train --out family-out
+# Trains one seed of the small family anew, repeats the experiments on it, and holds the figures against lab/results.
+lab-small: $(VENV)/.lab
+	$(BIN)/deltasmith lab build $(LAB)/small --seed 0 --jobs 2
+	$(BIN)/deltasmith lab run $(LAB)/small --out $(LAB)/small/results --seed 0 --jobs 2
+	$(BIN)/deltasmith lab check $(LAB)/small/results lab/results
+
+# Everything behind docs/lab.md but the vision tasks: three training seeds, three regimes.
+lab: $(VENV)/.lab
+	$(BIN)/deltasmith lab build $(FAMILY) --seed 0 --seed 1 --seed 2 --jobs 2
+	$(BIN)/deltasmith lab run $(FAMILY) --seed 0 --seed 1 --seed 2 --jobs 2
+	$(BIN)/deltasmith lab page lab/results
+
+lab-page: $(VENV)/.lab
+	$(BIN)/deltasmith lab page lab/results
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/run.py --setup-rival --record
@@ -39,13 +53,13 @@ $(VENV)/.test: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet $(PINS) -e ".[test]"
 	touch $@
 
-$(VENV)/.hf: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet $(PINS) -e ".[test,hf]"
+$(VENV)/.extras: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[test,eval,search,plot,lab,vision]"
 	touch $@
 
 $(VENV)/.lab: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet $(PINS) -e ".[lab]"
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[lab,plot]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo-out family-out
+	rm -rf $(VENV) build dist demo-out $(LAB)

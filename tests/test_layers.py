@@ -25,11 +25,13 @@ LAYERS = [
     ["recipe"],
     ["api"],
     ["conversion", "unpickle"],
-    ["evaluate", "lab"],
+    ["evaluate"],
+    ["search"],
+    ["lab"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-WINGS = {"evaluate", "lab"}
+WINGS = {"evaluate", "search", "lab"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from deltasmith.errors import DamagedInputError
 from deltasmith.evaluate.items import Item, Scores, load_items, load_suite, score
 from deltasmith.evaluate.llama import Llama, load_folder, read_tensors
-from deltasmith.lab import EXPERTS, REGIMES, family_folder
+from deltasmith.lab import BUNDLED_REGIMES, EXPERTS, family_folder
 from deltasmith.lab.tokens import BOS, EOS, CharTokenizer
 
 ITEMS = family_folder() / "items"
@@ -99,7 +99,7 @@ def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
 def test_the_bundled_accuracies_are_what_the_record_says() -> None:
     record = json.loads((family_folder() / "RECORD.json").read_text())
     items = load_suite(ITEMS, EXPERTS)
-    labels = ["base", *(f"{regime}/{task}" for regime in REGIMES for task in EXPERTS)]
+    labels = ["base", *(f"{regime}/{task}" for regime in BUNDLED_REGIMES for task in EXPERTS)]
     assert sorted(record["accuracy"]) == sorted(labels)
     for label in labels:
         folder = family_folder() / label
@@ -110,7 +110,7 @@ def test_the_bundled_accuracies_are_what_the_record_says() -> None:
 
 def test_experts_know_their_task_and_the_base_does_not() -> None:
     accuracy = json.loads((family_folder() / "RECORD.json").read_text())["accuracy"]
-    for regime in REGIMES:
+    for regime in BUNDLED_REGIMES:
         for task in EXPERTS:
             assert accuracy[f"{regime}/{task}"][task] > accuracy["base"][task] + 0.3
 

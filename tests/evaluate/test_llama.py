@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deltasmith.errors import DamagedInputError
 from deltasmith.evaluate.llama import Llama, load_folder, read_tensors
-from deltasmith.lab import EXPERTS, REGIMES, family_folder
+from deltasmith.lab import BUNDLED_REGIMES, EXPERTS, family_folder
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -182,7 +182,9 @@ def test_variants_it_does_not_compute_are_refused(changes: dict[str, Any], named
         Llama.from_tensors(config(**changes), tensors(config()))
 
 
-@pytest.mark.parametrize("label", ["base", *(f"{regime}/{task}" for regime in REGIMES for task in EXPERTS)])
+@pytest.mark.parametrize(
+    "label", ["base", *(f"{regime}/{task}" for regime in BUNDLED_REGIMES for task in EXPERTS)]
+)
 def test_every_bundled_model_loads(label: str) -> None:
     model = load_folder(family_folder() / label)
     logits = model.logits(np.array([[1, 40, 50, 2]]))
@@ -192,7 +194,7 @@ def test_every_bundled_model_loads(label: str) -> None:
 
 def test_the_bundled_base_equals_torch() -> None:
     torch = pytest.importorskip("torch")
-    from deltasmith.lab.train import SIZES, forward
+    from deltasmith.lab.network import SIZES, forward
 
     folder = family_folder() / "base"
     params = {name: torch.from_numpy(value) for name, value in read_tensors(folder).items()}

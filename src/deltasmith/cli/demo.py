@@ -27,7 +27,7 @@ def command(regime: str, keep: Path | None, as_json: bool) -> None:
     """
     import tempfile
 
-    from deltasmith.evaluate.demonstration import demonstrate
+    from deltasmith.lab.demonstration import demonstrate
 
     with tempfile.TemporaryDirectory(prefix="deltasmith-demo-") as scratch:
         folder = keep or Path(scratch)

@@ -84,15 +84,18 @@ def progress(silent: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def interruptible() -> Iterator[Stop]:
-    """Yield a `Stop` that the first Ctrl-C, SIGTERM or SIGHUP asks; the second ends the process at once."""
+def interruptible(in_hand: str = "tiles") -> Iterator[Stop]:
+    """Yield a `Stop` that the first Ctrl-C, SIGTERM or SIGHUP asks; the second ends the process at once.
+
+    `in_hand` names what is finished first.
+    """
     stop = Stop()
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if stop.asked:
             os._exit(5)
         stop.ask()
-        click.echo("stopping after the tiles in hand; again to stop at once", err=True)
+        click.echo(f"stopping after the {in_hand} in hand; again to stop at once", err=True)
 
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, ask) for number in wanted}

@@ -8,9 +8,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["EXPERTS", "REGIMES", "family_folder"]
+__all__ = ["BUNDLED_REGIMES", "EXPERTS", "REGIMES", "family_folder"]
 
-REGIMES = ("small", "large")
+REGIMES = ("small", "medium", "large")
+BUNDLED_REGIMES = ("small", "large")
 EXPERTS = ("math", "code", "ins")
 
 

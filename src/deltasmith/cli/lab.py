@@ -1,0 +1,142 @@
+"""`deltasmith lab build|run|page|check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deltasmith.cli.options import json_option, print_json
+from deltasmith.lab import REGIMES
+
+_FOLDER = click.Path(path_type=Path)
+_EXPERIMENTS = ("family", "curves", "merges", "emr", "controls")
+
+seeds_option = click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(0),
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="Training seed; repeatable.",
+)
+regimes_option = click.option(
+    "--regime",
+    "regimes",
+    type=click.Choice(REGIMES),
+    multiple=True,
+    default=REGIMES,
+    help="How large the deltas are; repeatable, default all.",
+)
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes at once."
+)
+
+
+@click.group("lab")
+def command() -> None:
+    """Build a reproducible family of small models and run the papers' comparisons on it.
+
+    `build` trains (extra [lab]), `run` merges and scores, `page` writes tables and plots (extra [plot]), `check`
+    compares rebuilt figures with committed ones.
+    """
+
+
+@command.command("build")
+@click.argument("family", type=_FOLDER)
+@seeds_option
+@click.option(
+    "--size", default="S", show_default=True, help="XS, S (0.5 M parameters), M (2.4 M), or WIDTHxLAYERS."
+)
+@regimes_option
+@click.option("--base-steps", type=click.IntRange(1), help="Shorten or lengthen pre-training.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="For each process; 1 gives the same bytes on every run.",
+)
+@jobs_option
+def build(family: Path, seeds: tuple[int, ...], base_steps: int | None, jobs: int, **wanted: Any) -> None:
+    """Train a base and its experts under FAMILY/seedN for every seed N; what is there already stays."""
+    from deltasmith.lab.family import Wanted, build_family
+
+    if base_steps is not None:
+        wanted["base_steps"] = base_steps
+    for seed in seeds:
+        click.echo(f"seed {seed}", err=True)
+        build_family(family / f"seed{seed}", Wanted(seed=seed, **wanted), jobs, _say)
+
+
+@command.command("run")
+@click.argument("family", type=_FOLDER)
+@click.option(
+    "--out", type=_FOLDER, default=Path("lab/results"), show_default=True, help="Folder for the results."
+)
+@seeds_option
+@regimes_option
+@click.option(
+    "--experiment",
+    "experiments",
+    type=click.Choice(_EXPERIMENTS),
+    multiple=True,
+    default=_EXPERIMENTS,
+    help="Repeatable, default all.",
+)
+@jobs_option
+def run(family: Path, out: Path, seeds: tuple[int, ...], **options: Any) -> None:
+    """Run the experiments on the models under FAMILY; an interrupted run goes on where it stopped."""
+    from deltasmith.lab.run import run_experiments
+
+    run_experiments(family, out, family / "parts", seeds, say=_say, **options)
+
+
+@command.command("page")
+@click.argument("results", type=_FOLDER)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    default=Path("docs/lab.md"),
+    show_default=True,
+    help="The page; plots go beside it.",
+)
+def page(results: Path, out: Path) -> None:
+    """Write the page of tables and plots from the result files in RESULTS."""
+    from deltasmith.lab.page import load_all, write_page
+
+    for path in write_page(load_all(results), out):
+        click.echo(str(path))
+
+
+@command.command("check")
+@click.argument("rebuilt", type=_FOLDER)
+@click.argument("committed", type=_FOLDER)
+@json_option
+def check(rebuilt: Path, committed: Path, as_json: bool) -> None:
+    """Hold the figures in REBUILT against the intervals of those in COMMITTED.
+
+    Intervals are 95 % prediction intervals of one more training run; exit 6 if more than 5 % lie outside.
+    """
+    from deltasmith.lab.check import compare_cells, refuse_strangers
+    from deltasmith.lab.page import load_all
+
+    cells = compare_cells(load_all(committed), load_all(rebuilt))
+    inside = sum(cell.inside for cell in cells)
+    if as_json:
+        print_json(
+            [
+                {"name": c.name, "low": c.low, "high": c.high, "found": c.found, "inside": c.inside}
+                for c in cells
+            ]
+        )
+    refuse_strangers(cells)
+    if not as_json:
+        click.echo(f"{inside} of {len(cells)} figures lie within the committed intervals")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

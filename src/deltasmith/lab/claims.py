@@ -1,0 +1,144 @@
+"""What the papers claim, put as questions to the lab's results: reproduced, contradicted, or undecided.
+
+A claim that one thing is higher than another is reproduced if the 95 % interval of the paired difference lies above
+zero after Holm's correction over the claims about one experiment, contradicted if below, and undecided in between.
+A claim with a threshold asks whether the whole interval lies on the claimed side of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Literal
+
+from deltasmith.evaluate.statistics import holm
+from deltasmith.lab.rows import Results, Row
+from deltasmith.lab.summary import Figure, difference, figure
+
+__all__ = ["Claim", "Verdict", "judged"]
+
+Verdict = Literal["reproduced", "contradicted", "undecided"]
+LEVEL = 0.05
+_SETTINGS = {"tuned": "λ tuned", "default": "λ = 1"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim about one regime, what was measured (per cent or points, with an interval), and the verdict."""
+
+    regime: str
+    source: str
+    text: str
+    measured: Figure
+    p_value: float
+    verdict: Verdict = "undecided"
+    threshold: float = 0.0
+
+
+def judged(results: Mapping[str, Results]) -> list[Claim]:
+    """Put every claim that the given experiments can answer to their results, and correct for their number."""
+    makers = {"curves": _curves, "merges": _merges, "emr": _emr}
+    claims: list[Claim] = []
+    for name, make in makers.items():
+        if name in results:
+            claims += _corrected(list(make(results[name])))
+    return claims
+
+
+def _corrected(claims: list[Claim]) -> list[Claim]:
+    adjusted = holm([claim.p_value for claim in claims])
+    return [
+        replace(claim, p_value=p, verdict=_verdict(claim, p))
+        for claim, p in zip(claims, adjusted, strict=True)
+    ]
+
+
+def _verdict(claim: Claim, p: float) -> Verdict:
+    if p > LEVEL or claim.measured.low <= claim.threshold <= claim.measured.high:
+        return "undecided"
+    return "reproduced" if claim.measured.low > claim.threshold else "contradicted"
+
+
+def _higher(
+    regime: str, source: str, text: str, a: tuple[Row, ...], b: tuple[Row, ...], by: float = 0.0
+) -> Claim:
+    """Claim that `a` is higher than `b` by more than `by` points."""
+    found = difference(a, b)
+    measured = Figure(found.estimate, *found.interval)
+    # The bootstrap's p is of "no difference"; for another threshold the interval alone decides.
+    return Claim(regime, source, text, measured, found.p_value if not by else 0.0, threshold=by)
+
+
+def _at_least(
+    regime: str, source: str, text: str, pruned: tuple[Row, ...], dense: tuple[Row, ...], share: float
+) -> Claim:
+    """Claim that `pruned` keeps at least `share` of what `dense` has: the difference to that share of it."""
+    reference = figure(dense).value
+    found = figure(pruned)
+    kept = Figure(*(100 * value / reference for value in (found.value, found.low, found.high)))
+    return Claim(regime, source, text, kept, 0.0, threshold=100 * share)
+
+
+def _curves(results: Results) -> Iterator[Claim]:
+    dare, dppa, della = "DARE (arXiv 2311.03099)", "DPPA (arXiv 2403.02799)", "DELLA (arXiv 2406.11617)"
+    for regime in results.settings["regimes"]:
+        at = partial(_pruned, results, regime)
+        keeps = "DARE at p = 0.9 keeps at least 90 % of an expert's accuracy"
+        yield _at_least(regime, dare, keeps, at("dare", 0.9), at("expert", 0.0), 0.9)
+        comparisons = (
+            (
+                dare,
+                "DARE keeps more than plain magnitude pruning, p = 0.9",
+                ("dare", 0.9),
+                ("magnitude", 0.9),
+            ),
+            (della, "MAGPRUNE keeps more than DARE, p = 0.9", ("magprune", 0.9), ("dare", 0.9)),
+            (dppa, "DP alone keeps more than DARE, p = 0.9", ("dp", 0.9), ("dare", 0.9)),
+            (dppa, "DPA adds to DP at 20 % kept", ("dp_dpa", 0.8), ("dp", 0.8)),
+        )
+        for source, text, a, b in comparisons:
+            yield _higher(regime, source, text, at(*a), at(*b))
+        text = "DP+DPA with 20 % kept is within 5 points of DARE with 90 % kept"
+        yield _higher(regime, dppa, text, at("dp_dpa", 0.8), at("dare", 0.1), by=-5.0)
+
+
+def _pruned(results: Results, regime: str, method: str, rate: float) -> tuple[Row, ...]:
+    return results.where(regime=regime, method=method, rate=rate).rows
+
+
+def _merges(results: Results) -> Iterator[Claim]:
+    della, ties = "DELLA (arXiv 2406.11617), Tables 1, 4", "TIES (arXiv 2306.01708)"
+    comparisons = (
+        (della, "DELLA is higher than DARE, both with election", "della", "dare_ties"),
+        (della, "DELLA is higher than TIES", "della", "ties"),
+        (della, "DELLA is higher than TA with election", "della", "ta_elect"),
+        (della, "DELLA is higher than DELLA without election", "della", "della_noelect"),
+        (ties, "TIES is higher than task arithmetic", "ties", "ta"),
+        ("DPPA (arXiv 2403.02799)", "DPPA, 20 % kept, merges better than DARE", "dppa", "dare"),
+    )
+    for regime, (setting, said) in product(results.settings["regimes"], _SETTINGS.items()):
+        kept = results.where(regime=regime, setting=setting)
+        for source, text, a, b in comparisons:
+            rows = (_flat(kept.where(method=method).rows) for method in (a, b))
+            yield _higher(regime, source, f"{text}; {said}", *rows)
+
+
+def _flat(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Count each task of each combination of models as a task of its own."""
+    return tuple(Row(row.keys, f"{row.keys['models']}: {row.task}", row.right) for row in rows)
+
+
+def _emr(results: Results) -> Iterator[Claim]:
+    source = "EMR (arXiv 2405.17461), main table and ablation"
+    comparisons = (
+        ("EMR, which knows the task, is higher than tuned task arithmetic", "emr", "ta"),
+        ("EMR, which knows the task, is higher than tuned TIES", "emr", "ties"),
+        ("the mask adds to the elected vector", "elect_mask", "elect"),
+        ("the rescaler adds to the mask", "emr", "elect_mask"),
+    )
+    for regime in results.settings["regimes"]:
+        for text, a, b in comparisons:
+            rows = (results.where(regime=regime, method=method).rows for method in (a, b))
+            yield _higher(regime, source, text, *rows)

@@ -1,0 +1,72 @@
+"""The page `docs/lab.md`: every table and plot of the lab's results, beside the papers' own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from deltasmith.errors import DamagedInputError
+from deltasmith.lab.claims import Claim, judged
+from deltasmith.lab.page_tables import curves_section, emr_section, merges_section
+from deltasmith.lab.page_text import HEAD, Lines, controls_section, family_section, table
+from deltasmith.lab.rows import Results, load_results
+from deltasmith.lab.vision.page import vision_section
+
+__all__ = ["SECTIONS", "load_all", "write_page"]
+
+Draw = Callable[[Results, Path], list[str]]
+SECTIONS: Mapping[str, Callable[[Results, Path], Lines]] = {
+    "family": family_section,
+    "curves": curves_section,
+    "merges": merges_section,
+    "emr": emr_section,
+    "controls": controls_section,
+    "vision": vision_section,
+}
+_MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "·"}
+
+
+def load_all(folder: Path) -> dict[str, Results]:
+    """Read every result file of the lab in `folder`; DamagedInputError where there is none."""
+    found = {name: folder / f"{name}.json" for name in SECTIONS if (folder / f"{name}.json").is_file()}
+    if not found:
+        raise DamagedInputError("it holds no results", where=str(folder), fix="run `deltasmith lab run`")
+    return {name: load_results(path) for name, path in found.items()}
+
+
+def write_page(results: Mapping[str, Results], page: Path) -> list[Path]:
+    """Write `page` and its plots into a folder of its name beside it; return all files. Same results, same bytes."""
+    plots = page.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
+    lines: Lines = [*HEAD, "", "## What reproduced and what did not", "", *_claims(judged(results))]
+    for name, section in SECTIONS.items():
+        if name in results:
+            lines += ["", *section(results[name], plots)]
+    page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return [page, *sorted(plots.glob("*.svg"))]
+
+
+def _claims(claims: list[Claim]) -> Iterator[str]:
+    counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _MARKS}
+    yield (
+        f"Each claim is asked in every regime, {len(claims)} questions in all: {counts['reproduced']} reproduced (✓),"
+        f" {counts['contradicted']} came out the other way (✗), {counts['undecided']} are undecided (·)."
+        " Figures are differences in points (or, for “keeps”, the share kept in per cent) with a 95 % interval over"
+        " training seeds, mask seeds and items; a mark other than · needs the interval on one side and p < 0.05 after"
+        " Holm's correction over the experiment."
+    )
+    yield ""
+    regimes = tuple(dict.fromkeys(claim.regime for claim in claims))
+    by_text: dict[tuple[str, str], dict[str, str]] = {}
+    for claim in claims:
+        by_text.setdefault((claim.source, claim.text), {})[claim.regime] = _measured(claim)
+    rows = [(*key, *(cells.get(regime, "") for regime in regimes)) for key, cells in by_text.items()]
+    yield from table(("source", "claim", *(f"{regime} deltas" for regime in regimes)), rows, left=2)
+
+
+def _measured(claim: Claim) -> str:
+    sign = "+" if claim.threshold <= 0 else ""
+    figure = claim.measured
+    return (
+        f"{_MARKS[claim.verdict]} {figure.value:{sign}.1f} [{figure.low:{sign}.1f}, {figure.high:{sign}.1f}]"
+    )
