@@ -13,8 +13,8 @@ from deltasmith.engine.progress import Silent
 from deltasmith.engine.run import execute
 from deltasmith.engine.workers import Stop
 from deltasmith.operation.protocols import Edit, Merge
-from deltasmith.plan.align import Wishes, align
-from deltasmith.plan.plan import Column, EditRule, Plan
+from deltasmith.planning.align import Wishes, align
+from deltasmith.planning.plan import Column, EditRule, Plan
 from deltasmith.table.checkpoint import DictCheckpoint
 
 SHAPES = {

@@ -20,7 +20,7 @@ LAYERS = [
     ["operation"],
     ["surveys"],
     ["edits", "merges"],
-    ["plan"],
+    ["planning"],
     ["engine"],
     ["recipe"],
     ["api"],
@@ -79,3 +79,14 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, deltasmith; print('numpy' in sys.modules or 'numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_no_module_takes_the_name_of_a_call() -> None:
+    """A subpackage `plan` would replace `deltasmith.plan()` as soon as anything imported it."""
+    import deltasmith
+
+    for path in MODULES:
+        relative = path.relative_to(PACKAGE).parts
+        assert relative[0].removesuffix(".py") not in deltasmith.__all__
+    for name in deltasmith.__all__[1:]:
+        assert callable(getattr(deltasmith, name))

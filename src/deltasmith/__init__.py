@@ -1,23 +1,39 @@
 """deltasmith: edit, merge, pack and explain delta parameters, what fine-tuning changed in a model.
 
-`deltasmith.merge("recipe.yaml", "out")` is the whole of the main job; `plan`, `verify` and `diff` stand beside it.
+`deltasmith.merge("recipe.yaml", "out")` is the whole of the main job; `plan`, `verify` and `diff` stand beside it,
+`evaluate_model`, `compare` and `tune` tell whether the result is any good.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compute", "diff", "merge", "open_model", "plan", "verify"]
+__all__ = [
+    "__version__",
+    "compare",
+    "compute",
+    "diff",
+    "evaluate_model",
+    "merge",
+    "open_model",
+    "plan",
+    "tune",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from deltasmith.api import compute, diff, merge, open_model, plan, verify
+    from deltasmith.evaluate.compare import compare
+    from deltasmith.evaluate.run import evaluate_model
+    from deltasmith.search import tune
+
+_ELSEWHERE = {"compare": "evaluate.compare", "evaluate_model": "evaluate.run", "tune": "search"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the API on first use: importing the package itself costs nothing."""
+    """Import what is asked for on first use: importing the package itself costs nothing."""
     if name in __all__:
-        from deltasmith import api
-
-        return getattr(api, name)
+        return getattr(import_module(f"deltasmith.{_ELSEWHERE.get(name, 'api')}"), name)
     raise AttributeError(f"module 'deltasmith' has no attribute {name!r}")

@@ -89,7 +89,7 @@ class Planned:
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain data: every tensor, the bytes, the notes and warnings."""
-        from deltasmith.plan.report import tensors
+        from deltasmith.planning.report import tensors
 
         plan = self.built.plan
         return {

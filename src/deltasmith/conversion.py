@@ -27,7 +27,7 @@ from deltasmith.formats.manifest import Lineage, Manifest
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.output import Output
 from deltasmith.formats.publish import side_files
-from deltasmith.plan.align import copy_of
+from deltasmith.planning.align import copy_of
 from deltasmith.recipe.publication import input_record, tensor_records
 
 __all__ = ["PICKLES", "convert"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deltasmith.errors import RecipeError, RefusedError
-from deltasmith.plan.dppa_search import (
+from deltasmith.planning.dppa_search import (
     Visit,
     best_of,
     command_score,

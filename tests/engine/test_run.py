@@ -25,8 +25,8 @@ from deltasmith.merges.sum import Sum
 from deltasmith.operation.protocols import Edit, Merge
 from deltasmith.operation.randomness import cell_key
 from deltasmith.operation.reference import edit_table, merge_table
-from deltasmith.plan.align import Wishes, align
-from deltasmith.plan.plan import Column, EditRule
+from deltasmith.planning.align import Wishes, align
+from deltasmith.planning.plan import Column, EditRule
 from deltasmith.table.checkpoint import DictCheckpoint
 from tables import SHAPES, MemorySink, family, make_plan, run, table
 

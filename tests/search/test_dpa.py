@@ -6,7 +6,7 @@ import pytest
 from hills import Hill, KilledError, marked
 
 from deltasmith.errors import RecipeError
-from deltasmith.plan.dppa_search import best_of, search, search_as_released
+from deltasmith.planning.dppa_search import best_of, search, search_as_released
 from deltasmith.search import Settings, tune
 from deltasmith.search.dpa import climb_of
 from deltasmith.search.marked import load_marked

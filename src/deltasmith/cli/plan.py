@@ -43,7 +43,7 @@ def _print(planned: Any) -> None:
     from rich.table import Table
 
     from deltasmith.errors import printable
-    from deltasmith.plan.report import kinds
+    from deltasmith.planning.report import kinds
     from deltasmith.recipe.model import operation_text
 
     table = Table(box=None, pad_edge=False)

@@ -18,7 +18,7 @@ from deltasmith.engine.evaluator import Evaluator
 from deltasmith.engine.surveying import prepare, survey_locally
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.operation.protocols import BLOCK
-from deltasmith.plan.plan import Column, Plan, Row
+from deltasmith.planning.plan import Column, Plan, Row
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 
 __all__ = ["EditedColumns"]

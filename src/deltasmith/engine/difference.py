@@ -14,7 +14,7 @@ from deltasmith.engine.evaluator import Evaluator, Scratch
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.kernels.difference import measure_column, measure_pair
 from deltasmith.operation.protocols import BLOCK
-from deltasmith.plan.plan import Plan, Row
+from deltasmith.planning.plan import Plan, Row
 from deltasmith.table.names import layer_of, projection_of
 
 __all__ = ["ColumnChange", "Difference", "PairChange", "grouped", "measure"]

@@ -18,7 +18,7 @@ from deltasmith.kernels.decode import count_nonfinite
 from deltasmith.operation.protocols import Edit, Found, Merge, Place, Survey
 from deltasmith.operation.randomness import cell_key
 from deltasmith.operation.reference import shaped
-from deltasmith.plan.plan import Plan, Row, Site
+from deltasmith.planning.plan import Plan, Row, Site
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 from deltasmith.table.dtypes import DTYPES
 

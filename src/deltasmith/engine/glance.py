@@ -13,7 +13,7 @@ import numpy as np
 
 from deltasmith.engine.evaluator import Evaluator
 from deltasmith.errors import printable
-from deltasmith.plan.plan import Column, Plan, Row
+from deltasmith.planning.plan import Column, Plan, Row
 from deltasmith.table.checkpoint import Checkpoint, Floats
 
 __all__ = ["glance"]

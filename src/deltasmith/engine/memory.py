@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deltasmith.errors import ResourceError, printable
 from deltasmith.operation.protocols import BLOCK, Found
-from deltasmith.plan.plan import Plan, Row, Site
+from deltasmith.planning.plan import Plan, Row, Site
 
 __all__ = ["DEFAULT_MEMORY", "Budget", "budget"]
 

@@ -22,7 +22,7 @@ from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.hashing import CHUNK, ChunkHasher
 from deltasmith.kernels.encode import encode
-from deltasmith.plan.plan import Row
+from deltasmith.planning.plan import Row
 
 __all__ = ["Sink", "execute"]
 

@@ -14,7 +14,7 @@ from deltasmith.engine.evaluator import Evaluator, Scratch
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.operation.protocols import Found, Place, Survey, span_of
 from deltasmith.operation.reference import shaped
-from deltasmith.plan.plan import Row, Site
+from deltasmith.planning.plan import Row, Site
 from deltasmith.table.checkpoint import Floats
 
 __all__ = ["Asked", "needs_survey", "prepare", "survey_locally"]

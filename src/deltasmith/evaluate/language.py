@@ -20,8 +20,10 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Hold the summed natural log-probability of a continuation's tokens, their count, and whether each was
-    the likeliest at its place (greedy decoding would have written the same)."""
+    """Hold the summed natural log-probability of a continuation's tokens, and their count.
+
+    `greedy`: each was the likeliest at its place, so greedy decoding would have written the same.
+    """
 
     logprob: float
     tokens: int
@@ -30,8 +32,10 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
-    """Hold what one window of a text cost: summed negative log-probability in nats, tokens scored, tokens that
-    were the likeliest at their place."""
+    """Hold what one window of a text cost: summed negative log-probability in nats, and the tokens scored.
+
+    `right` counts the tokens that were the likeliest at their place.
+    """
 
     loss: float
     tokens: int

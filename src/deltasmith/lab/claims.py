@@ -1,7 +1,7 @@
 """What the papers claim, put as questions to the lab's results: reproduced, contradicted, or undecided.
 
 A claim that one thing is higher than another is reproduced if the 95 % interval of the paired difference lies above
-zero after Holm's correction over the claims about one experiment, contradicted if below, and undecided in between.
+zero after Holm's correction over the claims about one table, contradicted if below, and undecided in between.
 A claim with a threshold asks whether the whole interval lies on the claimed side of it.
 """
 
@@ -40,14 +40,12 @@ class Claim:
 def judged(results: Mapping[str, Results]) -> list[Claim]:
     """Put every claim that the given experiments can answer to their results, and correct for their number."""
     makers = {"curves": _curves, "merges": _merges, "emr": _emr}
-    claims: list[Claim] = []
-    for name, make in makers.items():
-        if name in results:
-            claims += _corrected(list(make(results[name])))
-    return claims
+    tables = (table for name, make in makers.items() if name in results for table in make(results[name]))
+    return [claim for table in tables for claim in _corrected(list(table))]
 
 
 def _corrected(claims: list[Claim]) -> list[Claim]:
+    """Decide the claims about one table."""
     adjusted = holm([claim.p_value for claim in claims])
     return [
         replace(claim, p_value=p, verdict=_verdict(claim, p))
@@ -81,34 +79,42 @@ def _at_least(
     return Claim(regime, source, text, kept, 0.0, threshold=100 * share)
 
 
-def _curves(results: Results) -> Iterator[Claim]:
+def _curves(results: Results) -> Iterator[Iterator[Claim]]:
+    return (_curves_in(results, regime) for regime in results.settings["regimes"])
+
+
+def _curves_in(results: Results, regime: str) -> Iterator[Claim]:
     dare, dppa, della = "DARE (arXiv 2311.03099)", "DPPA (arXiv 2403.02799)", "DELLA (arXiv 2406.11617)"
-    for regime in results.settings["regimes"]:
-        at = partial(_pruned, results, regime)
-        keeps = "DARE at p = 0.9 keeps at least 90 % of an expert's accuracy"
-        yield _at_least(regime, dare, keeps, at("dare", 0.9), at("expert", 0.0), 0.9)
-        comparisons = (
-            (
-                dare,
-                "DARE keeps more than plain magnitude pruning, p = 0.9",
-                ("dare", 0.9),
-                ("magnitude", 0.9),
-            ),
-            (della, "MAGPRUNE keeps more than DARE, p = 0.9", ("magprune", 0.9), ("dare", 0.9)),
-            (dppa, "DP alone keeps more than DARE, p = 0.9", ("dp", 0.9), ("dare", 0.9)),
-            (dppa, "DPA adds to DP at 20 % kept", ("dp_dpa", 0.8), ("dp", 0.8)),
-        )
-        for source, text, a, b in comparisons:
-            yield _higher(regime, source, text, at(*a), at(*b))
-        text = "DP+DPA with 20 % kept is within 5 points of DARE with 90 % kept"
-        yield _higher(regime, dppa, text, at("dp_dpa", 0.8), at("dare", 0.1), by=-5.0)
+    at = partial(_pruned, results, regime)
+    keeps = "DARE at p = 0.9 keeps at least 90 % of an expert's accuracy"
+    yield _at_least(regime, dare, keeps, at("dare", 0.9), at("expert", 0.0), 0.9)
+    comparisons = (
+        (
+            dare,
+            "DARE keeps more than plain magnitude pruning, p = 0.9",
+            ("dare", 0.9),
+            ("magnitude", 0.9),
+        ),
+        (della, "MAGPRUNE keeps more than DARE, p = 0.9", ("magprune", 0.9), ("dare", 0.9)),
+        (dppa, "DP alone keeps more than DARE, p = 0.9", ("dp", 0.9), ("dare", 0.9)),
+        (dppa, "DPA adds to DP at 20 % kept", ("dp_dpa", 0.8), ("dp", 0.8)),
+    )
+    for source, text, a, b in comparisons:
+        yield _higher(regime, source, text, at(*a), at(*b))
+    text = "DP+DPA with 20 % kept is within 5 points of DARE with 90 % kept"
+    yield _higher(regime, dppa, text, at("dp_dpa", 0.8), at("dare", 0.1), by=-5.0)
 
 
 def _pruned(results: Results, regime: str, method: str, rate: float) -> tuple[Row, ...]:
     return results.where(regime=regime, method=method, rate=rate).rows
 
 
-def _merges(results: Results) -> Iterator[Claim]:
+def _merges(results: Results) -> Iterator[Iterator[Claim]]:
+    regimes = results.settings["regimes"]
+    return (_merges_in(results, regime, setting) for regime, setting in product(regimes, _SETTINGS))
+
+
+def _merges_in(results: Results, regime: str, setting: str) -> Iterator[Claim]:
     della, ties = "DELLA (arXiv 2406.11617), Tables 1, 4", "TIES (arXiv 2306.01708)"
     comparisons = (
         (della, "DELLA is higher than DARE, both with election", "della", "dare_ties"),
@@ -118,11 +124,10 @@ def _merges(results: Results) -> Iterator[Claim]:
         (ties, "TIES is higher than task arithmetic", "ties", "ta"),
         ("DPPA (arXiv 2403.02799)", "DPPA, 20 % kept, merges better than DARE", "dppa", "dare"),
     )
-    for regime, (setting, said) in product(results.settings["regimes"], _SETTINGS.items()):
-        kept = results.where(regime=regime, setting=setting)
-        for source, text, a, b in comparisons:
-            rows = (_flat(kept.where(method=method).rows) for method in (a, b))
-            yield _higher(regime, source, f"{text}; {said}", *rows)
+    kept = results.where(regime=regime, setting=setting)
+    for source, text, a, b in comparisons:
+        left, right = (_flat(kept.where(method=method).rows) for method in (a, b))
+        yield _higher(regime, source, f"{text}; {_SETTINGS[setting]}", left, right)
 
 
 def _flat(rows: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -130,7 +135,11 @@ def _flat(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return tuple(Row(row.keys, f"{row.keys['models']}: {row.task}", row.right) for row in rows)
 
 
-def _emr(results: Results) -> Iterator[Claim]:
+def _emr(results: Results) -> Iterator[Iterator[Claim]]:
+    return (_emr_in(results, regime) for regime in results.settings["regimes"])
+
+
+def _emr_in(results: Results, regime: str) -> Iterator[Claim]:
     source = "EMR (arXiv 2405.17461), main table and ablation"
     comparisons = (
         ("EMR, which knows the task, is higher than tuned task arithmetic", "emr", "ta"),
@@ -138,7 +147,6 @@ def _emr(results: Results) -> Iterator[Claim]:
         ("the mask adds to the elected vector", "elect_mask", "elect"),
         ("the rescaler adds to the mask", "emr", "elect_mask"),
     )
-    for regime in results.settings["regimes"]:
-        for text, a, b in comparisons:
-            rows = (results.where(regime=regime, method=method).rows for method in (a, b))
-            yield _higher(regime, source, text, *rows)
+    for text, a, b in comparisons:
+        left, right = (results.where(regime=regime, method=method).rows for method in (a, b))
+        yield _higher(regime, source, text, left, right)

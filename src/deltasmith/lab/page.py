@@ -53,7 +53,7 @@ def _claims(claims: list[Claim]) -> Iterator[str]:
         f" {counts['contradicted']} came out the other way (✗), {counts['undecided']} are undecided (·)."
         " Figures are differences in points (or, for “keeps”, the share kept in per cent) with a 95 % interval over"
         " training seeds, mask seeds and items; a mark other than · needs the interval on one side and p < 0.05 after"
-        " Holm's correction over the experiment."
+        " Holm's correction over the table the claim is about."
     )
     yield ""
     regimes = tuple(dict.fromkeys(claim.regime for claim in claims))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +33,12 @@ class Figure:
         return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-def figure(rows: Sequence[Row], items: Literal["own", "shared"] = "own") -> Figure:
-    """Average rows over mask seeds, training seeds and tasks; items are a training seed's own, or all share them."""
+def figure(rows: Sequence[Row]) -> Figure:
+    """Average rows over mask seeds, training seeds and tasks."""
     tasks = _nested(rows)
     values = [np.mean([np.mean([m.mean() for m in masks]) for masks in seeds]) for seeds in tasks]
     value = float(np.mean(values))
-    low, high = macro_interval(tasks, items=items, resamples=RESAMPLES)
+    low, high = macro_interval(tasks, resamples=RESAMPLES)
     # Near 0 and 1 the bootstrap's smoothing can leave the figure itself outside.
     return Figure(100 * value, 100 * min(low, value), 100 * max(high, value))
 

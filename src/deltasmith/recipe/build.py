@@ -13,8 +13,8 @@ from deltasmith.engine.evaluator import Evaluator
 from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies, padded_vocabulary
-from deltasmith.plan.align import Wishes, align
-from deltasmith.plan.plan import Column, EditRule, Plan
+from deltasmith.planning.align import Wishes, align
+from deltasmith.planning.plan import Column, EditRule, Plan
 from deltasmith.recipe.model import ModelEntry, Recipe
 from deltasmith.table.checkpoint import Checkpoint
 

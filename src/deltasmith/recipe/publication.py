@@ -13,7 +13,7 @@ from deltasmith.formats.layout import Layout
 from deltasmith.formats.manifest import InputFile, InputRecord, Lineage, Manifest, TensorRecord
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.publish import side_files
-from deltasmith.plan.plan import Plan
+from deltasmith.planning.plan import Plan
 from deltasmith.recipe.build import Built
 from deltasmith.recipe.catalogue import name_of
 from deltasmith.recipe.model import to_mapping

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from deltasmith.errors import RecipeError
-from deltasmith.plan.dppa_search import Visit, search, search_as_released
+from deltasmith.planning.dppa_search import Visit, search, search_as_released
 from deltasmith.recipe.catalogue import name_of
 from deltasmith.recipe.checks import from_tree
 from deltasmith.recipe.marks import MARK

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deltasmith.errors import RecipeError, RefusedError
-from deltasmith.plan.dppa_search import retention
+from deltasmith.planning.dppa_search import retention
 from deltasmith.recipe.problems import listed, suggestion
 
 __all__ = ["COMBINED", "Objective", "objectives_of"]

@@ -14,7 +14,7 @@ from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.evaluate.language import LanguageModel
 from deltasmith.evaluate.results import weighted_average
 from deltasmith.evaluate.task import Task
-from deltasmith.plan.dppa_search import command_score
+from deltasmith.planning.dppa_search import command_score
 
 __all__ = ["CommandScorer", "Scored", "Scorer", "TaskScorer", "UnfitError", "shared_items"]
 

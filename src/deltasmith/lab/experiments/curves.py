@@ -11,7 +11,7 @@ from typing import Any
 
 from deltasmith.lab.bench import Bench
 from deltasmith.lab.rows import Row
-from deltasmith.plan.dppa_search import best_of, search
+from deltasmith.planning.dppa_search import best_of, search
 
 __all__ = ["AMPLIFIED", "MASK_SEEDS", "METHODS", "RANDOM", "RATES", "run", "window_at"]
 

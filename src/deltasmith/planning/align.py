@@ -12,7 +12,7 @@ from typing import TypeVar
 from deltasmith.errors import RecipeError, RefusedError, printable
 from deltasmith.operation.protocols import Edit, Merge, Reach, Space, block_of
 from deltasmith.operation.schedule import resolve
-from deltasmith.plan.plan import Column, Plan, Row, Site
+from deltasmith.planning.plan import Column, Plan, Row, Site
 from deltasmith.table.checkpoint import Checkpoint, Spec
 from deltasmith.table.dtypes import DTYPES
 from deltasmith.table.names import Depths, matches

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltasmith.operation.protocols import Edit, Merge
-from deltasmith.plan.plan import Plan, Row
+from deltasmith.planning.plan import Plan, Row
 from deltasmith.table.names import projection_of
 
 __all__ = ["Kind", "describe", "kinds", "tensors"]
