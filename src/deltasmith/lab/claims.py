@@ -39,7 +39,7 @@ class Claim:
 
 def judged(results: Mapping[str, Results]) -> list[Claim]:
     """Put every claim that the given experiments can answer to their results, and correct for their number."""
-    makers = {"curves": _curves, "merges": _merges, "emr": _emr}
+    makers = {"curves": _curves, "merges": _merges, "emr": _emr, "vision": _vision}
     tables = (table for name, make in makers.items() if name in results for table in make(results[name]))
     return [claim for table in tables for claim in _corrected(list(table))]
 
@@ -86,12 +86,12 @@ def _curves(results: Results) -> Iterator[Iterator[Claim]]:
 def _curves_in(results: Results, regime: str) -> Iterator[Claim]:
     dare, dppa, della = "DARE (arXiv 2311.03099)", "DPPA (arXiv 2403.02799)", "DELLA (arXiv 2406.11617)"
     at = partial(_pruned, results, regime)
-    keeps = "DARE at p = 0.9 keeps at least 90 % of an expert's accuracy"
+    keeps = "DARE at p = 0.9 keeps at least 90 % of an expert's accuracy (claimed of small deltas)"
     yield _at_least(regime, dare, keeps, at("dare", 0.9), at("expert", 0.0), 0.9)
     comparisons = (
         (
             dare,
-            "DARE keeps more than plain magnitude pruning, p = 0.9",
+            "DARE keeps more than magnitude pruning, p = 0.9 (as above)",
             ("dare", 0.9),
             ("magnitude", 0.9),
         ),
@@ -150,3 +150,27 @@ def _emr_in(results: Results, regime: str) -> Iterator[Claim]:
     for text, a, b in comparisons:
         left, right = (results.where(regime=regime, method=method).rows for method in (a, b))
         yield _higher(regime, source, text, left, right)
+
+
+def _vision(results: Results) -> Iterator[Iterator[Claim]]:
+    yield _vision_in(results)
+
+
+def _vision_in(results: Results) -> Iterator[Claim]:
+    fusion, ties, emr = "FusionBench, CLIP ViT-B/32", "TIES (arXiv 2306.01708)", "EMR (arXiv 2405.17461)"
+    comparisons = (
+        (
+            fusion,
+            "task arithmetic, tuned, is higher than the average",
+            ("ta", "tuned"),
+            ("average", "default"),
+        ),
+        (ties, "TIES is higher than task arithmetic; λ tuned", ("ties", "tuned"), ("ta", "tuned")),
+        (ties, "TIES is higher than task arithmetic; λ = 1", ("ties", "default"), ("ta", "default")),
+        (fusion, "RegMean is higher than task arithmetic, tuned", ("regmean", "tuned"), ("ta", "tuned")),
+        (fusion, "Iso-C is higher than task arithmetic, tuned", ("iso_c", "tuned"), ("ta", "tuned")),
+        (emr, "EMR, which knows the task, is higher than tuned TIES", ("emr", "default"), ("ties", "tuned")),
+    )
+    for source, text, a, b in comparisons:
+        left, right = (results.where(method=method, setting=setting).rows for method, setting in (a, b))
+        yield _higher("vision", source, text, left, right)

@@ -38,7 +38,16 @@ def write_page(results: Mapping[str, Results], page: Path) -> list[Path]:
     """Write `page` and its plots into a folder of its name beside it; return all files. Same results, same bytes."""
     plots = page.with_suffix("")
     plots.mkdir(parents=True, exist_ok=True)
-    lines: Lines = [*HEAD, "", "## What reproduced and what did not", "", *_claims(judged(results))]
+    made = dict.fromkeys(str(result.settings["made"]) for result in results.values())
+    lines: Lines = [
+        *HEAD,
+        "",
+        f"Made {'; '.join(made)}.",
+        "",
+        "## What reproduced and what did not",
+        "",
+        *_claims(judged(results)),
+    ]
     for name, section in SECTIONS.items():
         if name in results:
             lines += ["", *section(results[name], plots)]
@@ -47,26 +56,46 @@ def write_page(results: Mapping[str, Results], page: Path) -> list[Path]:
 
 
 def _claims(claims: list[Claim]) -> Iterator[str]:
-    counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in _MARKS}
     yield (
-        f"Each claim is asked in every regime, {len(claims)} questions in all: {counts['reproduced']} reproduced (✓),"
-        f" {counts['contradicted']} came out the other way (✗), {counts['undecided']} are undecided (·)."
-        " Figures are differences in points (or, for “keeps”, the share kept in per cent) with a 95 % interval over"
-        " training seeds, mask seeds and items; a mark other than · needs the interval on one side and p < 0.05 after"
-        " Holm's correction over the table the claim is about."
+        f"{len(claims)} questions to the data. Figures are differences in points (for “keeps”, the share kept in per"
+        " cent) with a 95 % interval over training seeds, mask seeds and items. A claim reproduced (✓) or came out the"
+        " other way (✗) if its interval lies on one side and p < 0.05 after Holm's correction over the table that it is"
+        " about; all others are undecided (·), which three training seeds leave many."
     )
-    yield ""
+    for verdict, said in (("reproduced", "Reproduced"), ("contradicted", "The other way")):
+        yield ""
+        yield f"**{said}:**"
+        yield ""
+        yield from _listed([claim for claim in claims if claim.verdict == verdict])
     regimes = tuple(dict.fromkeys(claim.regime for claim in claims))
     by_text: dict[tuple[str, str], dict[str, str]] = {}
     for claim in claims:
         by_text.setdefault((claim.source, claim.text), {})[claim.regime] = _measured(claim)
     rows = [(*key, *(cells.get(regime, "") for regime in regimes)) for key, cells in by_text.items()]
-    yield from table(("source", "claim", *(f"{regime} deltas" for regime in regimes)), rows, left=2)
+    yield ""
+    yield from table(("source", "claim", *map(_regime, regimes)), rows, left=2)
+
+
+def _listed(claims: list[Claim]) -> Iterator[str]:
+    """List claims of one verdict, each with the regimes it was reached in."""
+    regimes: dict[str, list[str]] = {}
+    for claim in claims:
+        regimes.setdefault(claim.text, []).append(f"{_regime(claim.regime)} {_interval(claim)}")
+    for text, found in regimes.items():
+        yield f"- {text}: {'; '.join(found)}."
+    if not regimes:
+        yield "- nothing."
+
+
+def _regime(regime: str) -> str:
+    return regime if regime == "vision" else f"{regime} deltas"
 
 
 def _measured(claim: Claim) -> str:
+    return f"{_MARKS[claim.verdict]} {_interval(claim)}"
+
+
+def _interval(claim: Claim) -> str:
     sign = "+" if claim.threshold <= 0 else ""
     figure = claim.measured
-    return (
-        f"{_MARKS[claim.verdict]} {figure.value:{sign}.1f} [{figure.low:{sign}.1f}, {figure.high:{sign}.1f}]"
-    )
+    return f"{figure.value:{sign}.1f} [{figure.low:{sign}.1f}, {figure.high:{sign}.1f}]"

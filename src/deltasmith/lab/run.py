@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltasmith import __version__
 from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.lab import EXPERTS, REGIMES
 from deltasmith.lab.bench import HELD_OUT, Bench
+from deltasmith.lab.made import made
 from deltasmith.lab.rows import Results, Row, load_results
 
 __all__ = ["EXPERIMENTS", "Job", "run_experiments"]
@@ -138,7 +138,7 @@ def _work(job: Job, parts: Path) -> None:
 def _combined(name: str, out: Path, parts: Path, jobs: Sequence[Job]) -> Results:
     rows = tuple(row for job in jobs for row in load_results(parts / job.part).rows)
     seeds = jobs[0].seeds
-    settings: dict[str, Any] = {"deltasmith": __version__, "held_out": dict(HELD_OUT)}
+    settings: dict[str, Any] = {"made": made(), "held_out": dict(HELD_OUT)}
     settings |= {"train_seeds": list(seeds), "regimes": list(dict.fromkeys(job.regime for job in jobs))}
     if name == "family":
         records = {str(seed): _record(jobs[0].folder(seed)) for seed in seeds}

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from deltasmith import __version__
 from deltasmith.errors import MissingExtraError
+from deltasmith.lab.made import made
 from deltasmith.lab.rows import Results, Row, grouped
 from deltasmith.lab.vision import TASKS
 from deltasmith.lab.vision.bench import VisionBench, open_bench, write_grams
@@ -173,7 +173,7 @@ def run(
     lines: Sequence[Line] = LINES,
 ) -> Results:
     """Make the table for every family and write all rows to `out`, which grows with every family done."""
-    settings: dict[str, Any] = {"deltasmith": __version__, "tasks": list(TASKS), "budget": BUDGET}
+    settings: dict[str, Any] = {"made": made(), "tasks": list(TASKS), "budget": BUDGET}
     settings |= {"mask_seeds": MASK_SEEDS, "train_seeds": []}
     rows: list[Row] = []
     results = Results("vision", settings, ())
