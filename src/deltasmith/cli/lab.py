@@ -58,7 +58,7 @@ def command() -> None:
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="For each process; 1 gives the same bytes on every run.",
+    help="For each process.",
 )
 @jobs_option
 def build(family: Path, seeds: tuple[int, ...], base_steps: int | None, jobs: int, **wanted: Any) -> None:

@@ -1,6 +1,7 @@
-"""The small reproducible model family: its tasks, tokenizer and training script, and where the files lie.
+"""The lab: a reproducible family of small models, the papers' comparisons on it, and the page that shows them.
 
-Importing this package loads nothing heavy; torch is needed by `deltasmith.lab.train` alone.
+`family` trains, `bench` merges and scores in memory, `experiments` are the comparisons, `rows` their results, `claims`
+and `page` what they say. Importing this package loads nothing heavy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Build a family: one base, and in every regime one expert for each task, as Hugging Face folders.
 
-The seed, the size, the schedules and the version of torch decide the weights; on another kind of processor the last
-bits differ. Weights are rounded to bfloat16 once after pre-training and once after fine-tuning, and every expert
+The seed, the size, the schedules and the version of torch decide the weights but for last bits: these differ between
+kinds of processors, and now and then between two runs on one, because sums in torch's matrix products depend on how
+memory happens to be aligned. Weights are rounded to bfloat16 once after pre-training and once after fine-tuning, and every expert
 starts from the rounded base, so that expert minus base is what fine-tuning changed.
 """
 

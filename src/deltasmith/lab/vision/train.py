@@ -6,7 +6,7 @@ The base learns alphabets that are no task, and of every task one picture of eac
 but hardly knows the tasks. Then the heads are frozen, as the text heads of CLIP are in the papers, and every
 expert fine-tunes the trunk on all training pictures of its own task. The heads lie apart from the trunks, in
 `heads.safetensors`. Weights are float32: small deltas would drown in bfloat16. `--seed` and the version of
-torch decide the result; on another kind of processor the last bits differ.
+torch decide the result but for last bits, which differ between processors.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--seed", type=int, default=0, help="decides splits, order and first weights (default 0)"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="1 gives the same bytes on every run")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("--base-steps", type=int, default=SCHEDULES["base"].steps, help="of pre-training")
     parser.add_argument("--expert-steps", type=int, default=SCHEDULES["expert"].steps, help="of fine-tuning")
     chosen = parser.parse_args(arguments)
