@@ -2,8 +2,8 @@
 
 The seed, the size, the schedules and the version of torch decide the weights but for last bits: these differ between
 kinds of processors, and now and then between two runs on one, because sums in torch's matrix products depend on how
-memory happens to be aligned. Weights are rounded to bfloat16 once after pre-training and once after fine-tuning, and every expert
-starts from the rounded base, so that expert minus base is what fine-tuning changed.
+memory happens to be aligned. Weights are rounded to bfloat16 once after pre-training and once after fine-tuning, and
+every expert starts from the rounded base, so that expert minus base is what fine-tuning changed.
 """
 
 from __future__ import annotations
