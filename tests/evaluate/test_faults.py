@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from toys import COUNT, Opened, opens, specs, toy_model, write_files
 
-from deltasmith.errors import DamagedInputError, ResourceError
+from deltasmith.errors import DamagedInputError, RecipeError, ResourceError
+from deltasmith.evaluate.request import Request, prepare
 from deltasmith.evaluate.results import load_evaluation
 from models import run
 
@@ -294,3 +295,12 @@ def test_a_place_where_nothing_can_be_written(folder, toy):
     (folder / "file").write_text("")
     one_line(evaluate(folder, "--out", folder / "file" / "r.json"), 2, "--out", "no folder")
     assert toy.questions == 0
+
+
+@pytest.mark.parametrize(("name", "meant"), [("famly", "family"), ("gsm8kk", "gsm8k=FILE")])
+def test_a_misspelt_local_task_is_guessed_where_lm_eval_is_not_there(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None)
+    with pytest.raises(RecipeError, match=f"did you mean {meant}"):
+        prepare(Request("model", (name,)), lambda: False)

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltasmith.errors import DamagedInputError, DeltasmithError, RecipeError, RefusedError, ResourceError
+from deltasmith.errors import (
+    DamagedInputError,
+    DeltasmithError,
+    MissingExtraError,
+    RecipeError,
+    RefusedError,
+    ResourceError,
+    printable,
+)
 from deltasmith.evaluate.alpaca import AlpacaEval, Example, StoredAnnotations, load_examples
 from deltasmith.evaluate.judge import CommandJudge, Judge, ModelJudge
 from deltasmith.evaluate.language import Decoding
@@ -241,10 +249,20 @@ def _tier(request: Request) -> Tier | None:
 
 def _harness(names: Sequence[str], request: Request, tier: Tier | None) -> Sequence[Task]:
     from deltasmith.evaluate.harness import harness_tasks
+    from deltasmith.evaluate.local.catalogue import nearest
 
-    return harness_tasks(
-        names, include_path=request.include_path, limit=request.limit, shots=request.shots, tier=tier
-    )
+    try:
+        return harness_tasks(
+            names, include_path=request.include_path, limit=request.limit, shots=request.shots, tier=tier
+        )
+    except MissingExtraError as error:
+        near = {name: nearest(name) for name in names}
+        misspelt = next((name for name, local in near.items() if local), None)
+        if misspelt is None:
+            raise
+        raise RecipeError(
+            f"there is no task {printable(misspelt)}", fix=f"did you mean {near[misspelt]}? {error.what}"
+        ) from error
 
 
 def _unheeded(specs: Sequence[str], request: Request) -> tuple[str, ...]:

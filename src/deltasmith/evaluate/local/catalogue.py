@@ -5,6 +5,7 @@ A kind is written "module:Class" and imported when it is first asked for, so tha
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,7 +20,7 @@ from deltasmith.evaluate.local.items import Items
 from deltasmith.evaluate.task import Task
 from deltasmith.recipe.problems import listed, suggestion
 
-__all__ = ["FAMILY", "KINDS", "Kind", "is_local", "load_task", "load_tasks", "name_apart"]
+__all__ = ["FAMILY", "KINDS", "Kind", "is_local", "load_task", "load_tasks", "name_apart", "nearest"]
 
 FAMILY = ("math", "code", "ins")
 """The tasks of the bundled family."""
@@ -51,6 +52,12 @@ KINDS: Mapping[str, Kind] = {
     "next_token": Kind("texts:NextToken", "likeliest tokens that are right: a text file"),
     "perplexity": Kind("texts:Perplexity", "exp of the mean loss per token: a text file"),
 }
+
+
+def nearest(name: str) -> str | None:
+    """Return the local task that a name may have meant, as it would be written, if one is near."""
+    found = difflib.get_close_matches(name, ["family", *KINDS], n=1)
+    return None if not found else found[0] if found[0] == "family" else f"{found[0]}=FILE"
 
 
 def is_local(spec: str) -> bool:
