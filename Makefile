@@ -38,6 +38,11 @@ lab: $(VENV)/.lab
 	$(BIN)/deltasmith lab run $(FAMILY) --seed 0 --seed 1 --seed 2 --jobs 2
 	$(BIN)/deltasmith lab page lab/results
 
+# The eight vision tasks behind docs/lab.md; see lab/README.md for what DATA holds.
+lab-vision: $(VENV)/.vision
+	for seed in 0 1 2; do $(BIN)/python -m deltasmith.lab.vision.train --data $(DATA) --out $(LAB)/vision/seed$$seed --seed $$seed; done
+	$(BIN)/python -m deltasmith.lab.vision.table --data $(DATA) --family $(LAB)/vision/seed* --out lab/results/vision.json
+
 lab-page: $(VENV)/.lab
 	$(BIN)/deltasmith lab page lab/results
 
@@ -59,6 +64,10 @@ $(VENV)/.extras: $(VENV)/.test
 
 $(VENV)/.lab: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet $(PINS) -e ".[lab,plot]"
+	touch $@
+
+$(VENV)/.vision: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[vision,plot]"
 	touch $@
 
 clean:
