@@ -36,7 +36,7 @@ lab-small: $(VENV)/.lab
 lab: $(VENV)/.lab
 	$(BIN)/deltasmith lab build $(FAMILY) --seed 0 --seed 1 --seed 2 --jobs 2
 	$(BIN)/deltasmith lab run $(FAMILY) --seed 0 --seed 1 --seed 2 --jobs 2
-	$(BIN)/deltasmith lab page lab/results
+	$(BIN)/deltasmith lab page lab/results --out docs/lab.md
 
 # The eight vision tasks behind docs/lab.md; see lab/README.md for what DATA holds.
 lab-vision: $(VENV)/.vision
@@ -44,7 +44,7 @@ lab-vision: $(VENV)/.vision
 	$(BIN)/python -m deltasmith.lab.vision.table --data $(DATA) --family $(LAB)/vision/seed* --out lab/results/vision.json
 
 lab-page: $(VENV)/.lab
-	$(BIN)/deltasmith lab page lab/results
+	$(BIN)/deltasmith lab page lab/results --out docs/lab.md
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/run.py --setup-rival --record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deltasmith.lab.claims import _at_least, _higher, _verdict
+from deltasmith.lab.claims import _below, _higher, _verdict
 from deltasmith.lab.rows import Row
 from deltasmith.lab.summary import difference, figure
 
@@ -21,7 +21,7 @@ def rows(share: float, seeds: int = 3, masks: int = 1, n: int = 300) -> tuple[Ro
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "by", "verdict"),
+    ("a", "b", "shift", "verdict"),
     [
         (0.9, 0.5, 0.0, "reproduced"),
         (0.5, 0.9, 0.0, "contradicted"),
@@ -30,8 +30,8 @@ def rows(share: float, seeds: int = 3, masks: int = 1, n: int = 300) -> tuple[Ro
         (0.7, 0.9, -5.0, "contradicted"),
     ],
 )
-def test_a_comparison(a: float, b: float, by: float, verdict: str) -> None:
-    claim = _higher("x", "paper", "a is higher than b", rows(a, masks=2), rows(b), by=by)
+def test_a_comparison(a: float, b: float, shift: float, verdict: str) -> None:
+    claim = _higher("small", "paper", "a is higher than b", rows(a, masks=2), rows(b), shift=shift)
     assert _verdict(claim, claim.p_value) == verdict
 
 
@@ -39,12 +39,19 @@ def test_a_comparison(a: float, b: float, by: float, verdict: str) -> None:
     ("kept", "verdict"), [(0.95, "reproduced"), (0.5, "contradicted"), (0.81, "undecided")]
 )
 def test_a_share_kept(kept: float, verdict: str) -> None:
-    claim = _at_least("x", "paper", "keeps 90 %", rows(kept), rows(0.9), 0.9)
+    claim = _higher("small", "paper", "keeps 90 %", rows(kept), rows(0.9), factor=0.9)
     assert _verdict(claim, claim.p_value) == verdict
 
 
+def test_a_share_not_reached() -> None:
+    claim = _below("large", "paper", "keeps less than 20 %", rows(0.02), rows(0.9), factor=0.2)
+    assert claim.measured.value == pytest.approx(16.0)
+    assert claim.measured.low < 16.0 < claim.measured.high
+    assert _verdict(claim, claim.p_value) == "reproduced"
+
+
 def test_correction_can_take_a_verdict_back() -> None:
-    claim = _higher("x", "paper", "a is higher than b", rows(0.9), rows(0.5))
+    claim = _higher("small", "paper", "a is higher than b", rows(0.9), rows(0.5))
     assert _verdict(claim, 0.2) == "undecided"
 
 

@@ -8,6 +8,8 @@ import click
 
 from deltasmith.cli.options import human, json_option, print_json
 
+_EXTRAS = ("torch", "transformers", "lm_eval", "optuna", "cmaes", "matplotlib", "tokenizers")
+
 
 @click.command("doctor")
 @json_option
@@ -43,7 +45,7 @@ def _facts() -> dict[str, Any]:
         "free disk here": human(shutil.disk_usage(".").free),
         "free disk for temporary files": human(shutil.disk_usage(tempfile.gettempdir()).free),
         "packages": _versions(("numpy", "numba", "pydantic", "safetensors", "huggingface_hub")),
-        "extras": _versions(("torch", "transformers", "tokenizers")),
+        "extras": _versions(_EXTRAS),
         "kernels": _kernels(),
         "sandbox": _sandbox(),
     }

@@ -192,6 +192,8 @@ def _print(evaluation: Any) -> None:
         table.add_row(escape(printable(name)), escape(task.metric), *_figures(task), count)
     click.echo(f"{printable(evaluation.model)} ({printable(evaluation.runtime)})")
     console().print(table)
+    if evaluation.sandbox is not None:
+        click.echo(f"sandbox: {printable(evaluation.sandbox, 1000)}")
     for note in evaluation.notes:
         click.echo(f"note: {printable(note, 1000)}")
     for name, task in evaluation.tasks.items():
@@ -212,17 +214,27 @@ def _figures(task: Any) -> tuple[str, str]:
 
 
 class _Lines:
-    """Plain lines for logs: when a task begins, at most every few seconds, and when it ends."""
+    """Plain lines for logs: when a task begins, at most every few seconds, and when it ends.
+
+    A task's first report says what an earlier run has left of it.
+    """
 
     def __init__(self, every: float = 5.0) -> None:
         self.every, self.name, self.total, self.done, self.said = every, "", 0, 0, 0.0
+        self.begun = True
 
     def phase(self, name: str, total: int) -> None:
         self.name, self.total, self.done, self.said = name, total, 0, time.monotonic()
-        click.echo(f"{name} …" if not total else f"{name}: {total} to do", err=True)
+        self.begun = not total
+        if not total:
+            click.echo(f"{name} …", err=True)
 
     def advance(self, nbytes: int) -> None:
         self.done += nbytes
+        if not self.begun:
+            self.begun = True
+            known = f", {nbytes} of them known" if nbytes else ""
+            click.echo(f"{self.name}: {self.total} to do{known}", err=True)
         now = time.monotonic()
         if nbytes and (now - self.said > self.every or self.done == self.total):
             self.said = now

@@ -100,9 +100,8 @@ def run(family: Path, out: Path, seeds: tuple[int, ...], **options: Any) -> None
 @click.option(
     "--out",
     type=_FOLDER,
-    default=Path("docs/lab.md"),
-    show_default=True,
-    help="The page; plots go beside it.",
+    required=True,
+    help="The page to write; plots go into a folder of its name beside it.",
 )
 def page(results: Path, out: Path) -> None:
     """Write the page of tables and plots from the result files in RESULTS."""

@@ -91,6 +91,9 @@ def _run(args: list[str], debug: bool) -> int:
         return _fail(str(error), error.exit_code)
     except click.exceptions.Exit as done:
         return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without its subcommand
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):

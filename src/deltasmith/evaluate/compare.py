@@ -142,7 +142,9 @@ def _sheets(
     aligned = [align(task, [one.tasks[task] for one in evaluations], names, given.partial) for task in tasks]
     problems = [one for one in aligned if isinstance(one, str)]
     if problems:
-        raise RefusedError("; ".join(problems))
+        unlike = any(len({one.tasks[task].digest for one in evaluations}) > 1 for task in tasks)
+        fix = "evaluate them with the same file, --limit and --shots" if unlike else None
+        raise RefusedError("; ".join(problems), fix=fix)
     sheets = [one for one in aligned if isinstance(one, Sheet)]
     for sheet in sheets:
         if not sheet.sound:

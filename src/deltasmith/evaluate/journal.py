@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ import xxhash
 
 from deltasmith import __version__
 from deltasmith.errors import DamagedInputError
+from deltasmith.evaluate.saving import write_whole
 from deltasmith.evaluate.task import Outcome
 from deltasmith.formats.claim import Lock, take_lock
 from deltasmith.formats.fingerprint import cache_path
@@ -118,9 +119,20 @@ class Journal:
             self._fd = -1
         self._lock.release()
 
-    def discard(self) -> None:
-        """Remove the file: what it recorded is safe elsewhere."""
-        self.path.unlink(missing_ok=True)
+    def discard(self, keys: Collection[Key]) -> None:
+        """Remove what was recorded under `keys`, which is safe elsewhere, and close; an empty file is removed.
+
+        Work under other keys stays, in a file that is written anew, whole. Raises ResourceError where that fails.
+        """
+        rest = []
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            entry = _parse(line[:-1])
+            if entry is not None and _key(entry) not in keys:
+                rest.append(line)
+        if rest:
+            write_whole(self.path, b"".join(rest))
+        else:
+            self.path.unlink(missing_ok=True)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -148,7 +160,7 @@ class Journal:
         return len(text) - len(torn)
 
     def _take(self, entry: dict[str, Any]) -> None:
-        key = Key(*(entry[name] for name in _KEY))
+        key = _key(entry)
         if "request" in entry:
             self._answers.setdefault(key, {})[entry["request"]] = entry["answer"]
         else:
@@ -205,6 +217,10 @@ def default_journal(out: Path | None, keys: Iterable[Key]) -> Path:
     name = f"{xxhash.xxh3_128_hexdigest(text.encode())}.journal"
     cache = cache_path()
     return (cache.parent / "evaluations" if cache else Path()) / name
+
+
+def _key(entry: Mapping[str, Any]) -> Key:
+    return Key(*(entry[name] for name in _KEY))
 
 
 def _line(key: Key, entry: dict[str, Any]) -> bytes:

@@ -33,6 +33,7 @@ __all__ = ["Prepared", "Request", "RequestErrors", "prepare", "split_specs"]
 
 _ALPACA_TOKENS = 2048  # what the project's own local models are given
 _BATCH = 8
+_HEEDED = {"lm-eval": ("shots",), "alpaca": ("max_tokens",), "annotations": ()}
 
 
 @dataclass(frozen=True)
@@ -116,18 +117,28 @@ class Prepared:
 
     def open(self, progress: Progress, stop: Stop) -> OpenedLanguageModel:
         """Load the model, or merge the recipe in memory."""
+        from deltasmith.evaluate.models.opening import is_recipe
+
+        if is_recipe(self.request.source) and not Path(self.request.source).exists():
+            raise DamagedInputError(
+                "no such file or folder", where=printable(self.request.source), fix="check the path"
+            )
         return _open(self.request.source, self.request, self.request.overrides, progress, stop)
 
 
 def split_specs(given: Sequence[str]) -> list[str]:
-    """Split task specs at commas, except where the whole of one names a file that has a comma in its name.
+    """Split task specs at commas, except where one `KIND=FILE` is all there is and the file has one in its name.
 
-    >>> split_specs(["family,gsm8k=test.jsonl", "arc_easy"])
-    ['family', 'gsm8k=test.jsonl', 'arc_easy']
+    >>> import os
+    >>> split_specs([f"family,perplexity={os.devnull}", "arc_easy"]) == [
+    ...     "family", f"perplexity={os.devnull}", "arc_easy"
+    ... ]
+    True
     """
     specs: list[str] = []
     for text in given:
-        whole = "=" in text and Path(text.partition("=")[2]).exists()
+        kind, _, file = text.partition("=")
+        whole = "," not in kind and file != "" and Path(file).exists()
         specs += [text] if whole else text.split(",")
     return [spec.strip() for spec in specs if spec.strip()]
 
@@ -266,13 +277,23 @@ def _harness(names: Sequence[str], request: Request, tier: Tier | None) -> Seque
 
 
 def _unheeded(specs: Sequence[str], request: Request) -> tuple[str, ...]:
-    """Say which options lm-eval's tasks pay no heed to."""
-    from deltasmith.evaluate.local.catalogue import is_local
+    """Say which options each kind of task pays no heed to."""
+    from deltasmith.evaluate.local.catalogue import heeded, is_local
 
-    given = {"--chat": request.chat, "--max-tokens": request.max_tokens, "--train": request.train}
-    names = [name for name, value in given.items() if value]
-    asked = [spec for spec in specs if not is_local(spec)]
-    return (f"{', '.join(names)}: not heeded by {', '.join(asked)} (lm-eval)",) if names and asked else ()
+    # No worked examples is what a task without a use for them gives anyway.
+    given = [name for name in ("shots", "train", "chat", "max_tokens") if getattr(request, name)]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for spec in specs:
+        kind = spec.partition("=")[0]
+        found = _HEEDED.get(kind) if is_local(spec) else _HEEDED["lm-eval"]
+        known = heeded(spec) if found is None else found
+        names = tuple(f"--{name.replace('_', '-')}" for name in given if name not in known)
+        if names:
+            groups.setdefault(names, []).append(kind if is_local(spec) else f"{kind} (lm-eval)")
+    return tuple(
+        f"{', '.join(names)}: not heeded by {', '.join(dict.fromkeys(kinds))}"
+        for names, kinds in groups.items()
+    )
 
 
 def _alpaca(path: str, request: Request, stopped: Callable[[], bool]) -> AlpacaEval:

@@ -107,6 +107,10 @@ def load_evaluation(path: Path | str) -> Evaluation:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as cause:
+        if isinstance(cause, FileNotFoundError) and Path(f"{path}.journal").exists():
+            raise DamagedInputError(
+                "the evaluation is not finished", where=str(path), fix="repeat the evaluate command"
+            ) from cause
         raise DamagedInputError(
             f"it cannot be read ({cause.strerror})", where=str(path), fix="check the path"
         ) from cause

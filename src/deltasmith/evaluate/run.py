@@ -26,6 +26,7 @@ __all__ = ["Evaluated", "Opened", "evaluate_model", "evaluate_tasks"]
 
 _BATCHES = 4  # a chunk is so many batches, to put texts alike in length together
 _BATCH = 8
+_PROBE = "Hello."
 _STOPPED = "stopped before it was complete: "
 
 
@@ -83,6 +84,8 @@ def evaluate_model(
         opened = _opened(prepared, listener, stopper)
         if earlier is not None and request.out is not None:
             refuse_another(Path(request.out), earlier, wanted, (opened.fingerprint, opened.model.runtime))
+            if earlier.complete:
+                listener.phase(f"reading back {request.out}", 0)
         out = Path(request.out) if request.out is not None else None
         path = (
             Path(request.journal) if request.journal else default_journal(out, _keys(opened, prepared.tasks))
@@ -91,11 +94,12 @@ def evaluate_model(
             run = _Run(
                 opened, journal, limit, listener, stopper, earlier, _BATCHES * (request.batch or _BATCH)
             )
-            result = run.all(prepared.tasks, prepared.sandbox, prepared.notes)
+            notes = (*prepared.notes, *_untemplated(opened, prepared))
+            result = run.all(prepared.tasks, prepared.sandbox, notes)
             if out is not None:
                 save(out, result.evaluation)
             if result.evaluation.complete and request.journal is None:
-                journal.discard()
+                journal.discard(_saved(opened, prepared.tasks))
     return result
 
 
@@ -183,6 +187,23 @@ def _keys(opened: Opened, tasks: Sequence[Task]) -> list[Key]:
     return [_key(opened, task, task.digest) for task in tasks]
 
 
+def _saved(opened: Opened, tasks: Sequence[Task]) -> set[Key]:
+    """List all keys that an evaluation writes to its journal."""
+    digests = [(task, task.memory_digest()) for task in tasks if isinstance(task, Streamed)]
+    return {*_keys(opened, tasks), *(_key(opened, task, digest) for task, digest in digests)}
+
+
+def _untemplated(opened: Opened, prepared: Prepared) -> tuple[str, ...]:
+    """Note that --chat changes nothing with a model that has no chat template."""
+    if not (prepared.request.chat and any("chat" in getattr(task, "heeds", ()) for task in prepared.tasks)):
+        return ()
+    try:
+        bare = opened.model.chat(_PROBE) == _PROBE
+    except DeltasmithError:  # the tasks will say so, each for itself
+        return ()
+    return ("--chat: the model has no chat template, questions are asked as they are",) if bare else ()
+
+
 def _earlier(request: Request, wanted: Mapping[str, tuple[str, int]]) -> Evaluation | None:
     """Read an earlier result of the same request, if there is one; refuse to go on where something else lies."""
     if request.out is None or request.overwrite:
@@ -264,7 +285,8 @@ class _Run:
         failure: DeltasmithError | None = None
         steps = task.steps(chosen) if isinstance(task, Streamed) else len(chosen)
         self.progress.phase(task.name, steps)
-        self.progress.advance(steps if len(done) == len(chosen) else len(done))
+        # At once, even if it is nothing: listeners take the first report for what was known before.
+        self.progress.advance(steps if len(done) == len(chosen) else len(done) + self._remembered(task, chosen))
         try:
             for outcomes in self._outcomes(task, key, [name for name in chosen if name not in done], chosen):
                 _check(task, outcomes)
@@ -299,6 +321,13 @@ class _Run:
             known |= {o.id: o for o in self.earlier.tasks[task.name].outcomes}
         return {name: known[name] for name in chosen if name in known}
 
+    def _remembered(self, task: Task, chosen: Sequence[str]) -> int:
+        """Count the requests of a task that the journal remembers."""
+        if self.journal is None or not isinstance(task, Streamed):
+            return 0
+        answers = self.journal.answers(_key(self.opened, task, task.memory_digest()))
+        return min(len(answers), len(chosen))
+
     def _outcomes(
         self, task: Task, key: Key, missing: Sequence[str], chosen: Sequence[str]
     ) -> Iterator[list[Outcome]]:
@@ -309,9 +338,7 @@ class _Run:
             memory_key = _key(self.opened, task, task.memory_digest())
             memory: Memory = _Nothing(self._advance)
             if self.journal is not None:
-                answers = self.journal.answers(memory_key, self._advance)
-                self.progress.advance(min(len(answers), len(chosen)))
-                memory = answers
+                memory = self.journal.answers(memory_key, self._advance)
             yield from task.stream(self.opened.model, Session(self.opened.name, chosen, memory), missing)
             return
         wanted = frozenset(missing)

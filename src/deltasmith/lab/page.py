@@ -57,10 +57,10 @@ def write_page(results: Mapping[str, Results], page: Path) -> list[Path]:
 
 def _claims(claims: list[Claim]) -> Iterator[str]:
     yield (
-        f"{len(claims)} questions to the data. Figures are differences in points (for “keeps”, the share kept in per"
-        " cent) with a 95 % interval over training seeds, mask seeds and items. A claim reproduced (✓) or came out the"
-        " other way (✗) if its interval lies on one side and p < 0.05 after Holm's correction over the table that it is"
-        " about; all others are undecided (·), which three training seeds leave many."
+        f"{len(claims)} questions to the data, each whether a difference is above zero. Figures are that difference in"
+        " points with a 95 % interval, and p after Holm's correction over the questions to one table (one regime and"
+        " setting). A claim reproduced (✓) or came out the other way (✗) if its interval lies on one side of zero and"
+        " p < 0.05; all others are undecided (·), which three training seeds leave many."
     )
     for verdict, said in (("reproduced", "Reproduced"), ("contradicted", "The other way")):
         yield ""
@@ -92,10 +92,9 @@ def _regime(regime: str) -> str:
 
 
 def _measured(claim: Claim) -> str:
-    return f"{_MARKS[claim.verdict]} {_interval(claim)}"
+    return f"{_MARKS[claim.verdict]} {_interval(claim)} p {min(claim.p_value, 1.0):.2g}"
 
 
 def _interval(claim: Claim) -> str:
-    sign = "+" if claim.threshold <= 0 else ""
     figure = claim.measured
-    return f"{figure.value:{sign}.1f} [{figure.low:{sign}.1f}, {figure.high:{sign}.1f}]"
+    return f"{figure.value:+.1f} [{figure.low:+.1f}, {figure.high:+.1f}]"

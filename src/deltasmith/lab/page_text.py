@@ -26,10 +26,11 @@ HEAD = (
     " and so in the size of the deltas.",
     "",
     "An answer counts if it is right to the last character. Whatever is chosen (λ, densities, amplification) is"
-    " chosen on validation items, and every method of a table may try equally many recipes; tables show test items,"
-    " which no search sees. Intervals are 95 %, from a bootstrap over training seeds, mask seeds and items; with"
-    " three training seeds they are rough. These are models of 0.5 M parameters: what holds here need not hold at"
-    " 13 B, and the reverse.",
+    " chosen on validation items; where methods are tuned to be compared, each may try equally many recipes. Tables"
+    " show test items, which no search sees. Intervals are 95 %: items and mask seeds by bootstrap, training seeds by"
+    " Student's t, because resampling three of them would make intervals too narrow. `±` is half an interval's width;"
+    " near 0 and 100 the interval is not symmetric. These are models of 0.5 M parameters: what holds here need not"
+    " hold at 13 B, and the reverse.",
 )
 
 

@@ -43,9 +43,10 @@ def figure(rows: Sequence[Row]) -> Figure:
     return Figure(100 * value, 100 * min(low, value), 100 * max(high, value))
 
 
-def difference(a: Sequence[Row], b: Sequence[Row]) -> Difference:
-    """Compare two methods, paired by training seed and item; in per cent points."""
-    found = macro_difference(_nested(a), _nested(b), resamples=DRAWS)
+def difference(a: Sequence[Row], b: Sequence[Row], factor: float = 1.0, shift: float = 0.0) -> Difference:
+    """Compare `a` with `factor` · `b` + `shift` points, paired by training seed and item; in per cent points."""
+    other = [[[factor * m + shift / 100 for m in masks] for masks in seeds] for seeds in _nested(b)]
+    found = macro_difference(_nested(a), other, resamples=DRAWS)
     low, high = found.interval
     return Difference(100 * found.estimate, (100 * low, 100 * high), found.p_value)
 

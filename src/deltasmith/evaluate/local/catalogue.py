@@ -20,7 +20,7 @@ from deltasmith.evaluate.local.items import Items
 from deltasmith.evaluate.task import Task
 from deltasmith.recipe.problems import listed, suggestion
 
-__all__ = ["FAMILY", "KINDS", "Kind", "is_local", "load_task", "load_tasks", "name_apart", "nearest"]
+__all__ = ["FAMILY", "KINDS", "Kind", "heeded", "is_local", "load_task", "load_tasks", "name_apart", "nearest"]
 
 FAMILY = ("math", "code", "ins")
 """The tasks of the bundled family."""
@@ -63,6 +63,12 @@ def nearest(name: str) -> str | None:
 def is_local(spec: str) -> bool:
     """Tell whether a task is named as a local one: `KIND=FILE` of any kind, or the bundled `family`."""
     return "=" in spec or spec.partition(":")[0] == "family"
+
+
+def heeded(spec: str) -> tuple[str, ...]:
+    """Name the options, of those that not every local task heeds, that the tasks of a valid `spec` do."""
+    kind, given, _ = spec.partition("=")
+    return KINDS[kind].load().heeds if given else Items.heeds
 
 
 def load_task(spec: str, **options: Any) -> LocalTask[Any]:

@@ -64,6 +64,8 @@ class LocalTask(Generic[Q]):
     metric: ClassVar[str]
     average: ClassVar[Average] = "mean"
     higher_is_better: ClassVar[bool] = True
+    heeds: ClassVar[tuple[str, ...]] = ()
+    """Which of `shots`, `train`, `chat` and `max_tokens` change anything."""
 
     name: str
     source: str

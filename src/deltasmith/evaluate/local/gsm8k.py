@@ -23,6 +23,7 @@ STOP = ("Question:", "</s>", "<|im_end|>")
 FILTERS = ("strict-match", "flexible-extract")
 _NOTHING = "[invalid]"
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
+_REFERENCE = re.compile(r"#### \$?-?\$?[.,]?[0-9]")
 _NUMBER = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
 
@@ -47,6 +48,7 @@ class Gsm8k(LocalTask[WordProblem]):
     """
 
     metric: ClassVar[str] = "exact_match"
+    heeds: ClassVar[tuple[str, ...]] = ("shots", "train", "chat", "max_tokens")
 
     decoding: Decoding
     chat: bool
@@ -56,14 +58,14 @@ class Gsm8k(LocalTask[WordProblem]):
         """Read `question` and `answer` of every line; ids are positions, from 0.
 
         `options.shots` examples (default 5) come from `options.train`; without that file there are none.
-        Raises DamagedInputError for a file that is not in this format, RecipeError for examples without a
+        Raises DamagedInputError for a file that is not in this format or an answer without its number, RecipeError for examples without a
         train file or more of them than it holds.
         """
         path = Path(path)
         examples, trained = _examples(options)
         records = read_records(path)
         questions = {
-            str(n): WordProblem(examples + _ask(one), one.text("answer")) for n, one in enumerate(records)
+            str(n): WordProblem(examples + _ask(one), _solution(one)) for n, one in enumerate(records)
         }
         decoding = Decoding(options.max_tokens or TOKENS, STOP)
         digest = digest_of(
@@ -113,6 +115,14 @@ def _bare(text: str) -> str:
 
 def _ask(record: Record) -> str:
     return f"Question: {record.text('question')}\nAnswer:"
+
+
+def _solution(record: Record) -> str:
+    """Return the reference solution; without its number nothing could be right, so that is refused."""
+    text = record.text("answer")
+    if not _REFERENCE.search(text):
+        raise record.damaged("'answer' holds no #### NUMBER")
+    return text
 
 
 def _examples(options: Options) -> tuple[str, list[str]]:

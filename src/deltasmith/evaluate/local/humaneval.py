@@ -42,6 +42,7 @@ class HumanEval(LocalTask[Completion]):
     """
 
     metric: ClassVar[str] = "pass@1"
+    heeds: ClassVar[tuple[str, ...]] = ("chat", "max_tokens")
 
     decoding: Decoding
     chat: bool

@@ -50,6 +50,7 @@ class IfEval(LocalTask[Instructed]):
     """
 
     metric: ClassVar[str] = "prompt_level_strict_acc"
+    heeds: ClassVar[tuple[str, ...]] = ("chat", "max_tokens")
 
     decoding: Decoding
     chat: bool

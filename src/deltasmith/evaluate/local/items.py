@@ -27,6 +27,7 @@ class Items(LocalTask[Item]):
     """
 
     metric: ClassVar[str] = "exact_match"
+    heeds: ClassVar[tuple[str, ...]] = ("chat",)
 
     chat: bool
 

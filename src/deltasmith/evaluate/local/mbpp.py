@@ -45,6 +45,7 @@ class Mbpp(LocalTask[Question]):
     """
 
     metric: ClassVar[str] = "pass@1"
+    heeds: ClassVar[tuple[str, ...]] = ("shots", "chat", "max_tokens")
 
     decoding: Decoding
     chat: bool
