@@ -40,8 +40,7 @@ lab: $(VENV)/.lab
 
 # The eight vision tasks behind docs/lab.md; see lab/README.md for what DATA holds.
 lab-vision: $(VENV)/.vision
-	for seed in 0 1 2; do $(BIN)/python -m deltasmith.lab.vision.train --data $(DATA) --out $(LAB)/vision/seed$$seed --seed $$seed; done
-	$(BIN)/python -m deltasmith.lab.vision.table --data $(DATA) --family $(LAB)/vision/seed* --out lab/results/vision.json
+	$(BIN)/deltasmith lab vision $(DATA) $(LAB)/vision --seed 0 --seed 1 --seed 2
 
 lab-page: $(VENV)/.lab
 	$(BIN)/deltasmith lab page lab/results --out docs/lab.md

@@ -95,6 +95,28 @@ def run(family: Path, out: Path, seeds: tuple[int, ...], **options: Any) -> None
     run_experiments(family, out, family / "parts", seeds, say=_say, **options)
 
 
+@command.command("vision")
+@click.argument("data", type=_FOLDER)
+@click.argument("family", type=_FOLDER)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    default=Path("lab/results"),
+    show_default=True,
+    help="Folder for the results.",
+)
+@seeds_option
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, for training.")
+def vision(data: Path, family: Path, out: Path, seeds: tuple[int, ...], device: str) -> None:
+    """Train vision models under FAMILY on the pictures in DATA, and make the eight-task table.
+
+    DATA holds mnist/ and omniglot/ (lab/README.md); needs the extra [vision]. Models that are there stay.
+    """
+    from deltasmith.lab.vision.table import make_table
+
+    click.echo(make_table(data, family, out / "vision.json", seeds, device, _say))
+
+
 @command.command("page")
 @click.argument("results", type=_FOLDER)
 @click.option(

@@ -1,6 +1,6 @@
 """The eight-task vision table in miniature: pictures, a tiny ViT, its experts, and what merging them keeps.
 
-Importing this package loads nothing heavy; torch, scikit-learn and Pillow come with `deltasmith[lab]`.
+Importing this package loads nothing heavy; torch, scikit-learn and Pillow come with `deltasmith[vision]`.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def read_digits() -> Part:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
     except ModuleNotFoundError as cause:
         raise MissingExtraError(
-            "the digits need scikit-learn", fix="run: pip install 'deltasmith[lab]'"
+            "the digits need scikit-learn", fix="run: pip install 'deltasmith[vision]'"
         ) from cause
     loaded = load_digits()
     images = np.asarray(loaded.images, dtype=np.float32)
@@ -273,7 +273,7 @@ def _ink(raw: bytes, where: str) -> Floats:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError as cause:
         raise MissingExtraError(
-            "reading PNG needs Pillow", fix="run: pip install 'deltasmith[lab]'"
+            "reading PNG needs Pillow", fix="run: pip install 'deltasmith[vision]'"
         ) from cause
     try:
         with Image.open(io.BytesIO(raw), formats=["PNG"]) as picture:

@@ -1,13 +1,12 @@
 """The eight-task table: one trunk for all tasks by every method, against the base and the experts.
 
-Run `python -m deltasmith.lab.vision.table --data DIR --family DIR … --out FILE` (needs torch). Every tuned
+Needs torch. Every tuned
 line may try the same number of settings on the validation pictures; beside it stand λ = 1 and the λ = 0.3 that
 the published tables use, with the first setting of the line. Compare `deltasmith.lab.vision.published`.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,9 +22,21 @@ from deltasmith.lab.rows import Results, Row, grouped
 from deltasmith.lab.vision import TASKS
 from deltasmith.lab.vision.bench import VisionBench, open_bench, write_grams
 from deltasmith.lab.vision.published import AVERAGES
+from deltasmith.lab.vision.train import build_family
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["BUDGET", "FINE", "LINES", "MASK_SEEDS", "SCALES", "Line", "main", "render", "rows_of", "run"]
+__all__ = [
+    "BUDGET",
+    "FINE",
+    "LINES",
+    "MASK_SEEDS",
+    "SCALES",
+    "Line",
+    "make_table",
+    "render",
+    "rows_of",
+    "run",
+]
 
 Fields = Mapping[str, Any]
 
@@ -206,23 +217,22 @@ def render(results: Results) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read the command line and make the table; see `--help`."""
-    parser = argparse.ArgumentParser(prog="python -m deltasmith.lab.vision.table", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds mnist/ and omniglot/")
-    parser.add_argument(
-        "--family", type=Path, nargs="+", required=True, help="folders that train has written"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="file of results to write, JSON")
-    chosen = parser.parse_args(arguments)
+def make_table(
+    data: Path, family: Path, out: Path, seeds: Sequence[int], device: str, say: Callable[[str], None]
+) -> str:
+    """Train the seeds that `family` lacks, make the table of all, write its rows to `out`, and lay it out as text.
+
+    Raises MissingExtraError without torch, DamagedInputError where pictures are missing.
+    """
     try:
         import torch
     except ModuleNotFoundError as cause:
-        fix = "run: pip install 'deltasmith[lab]'"
+        fix = "run: pip install 'deltasmith[vision]'"
         raise MissingExtraError("the vision family needs torch", fix=fix) from cause
     torch.set_num_threads(1)  # sums in another order could turn a close call
-    print(render(run(chosen.data, chosen.family, chosen.out)))
-
-
-if __name__ == "__main__":
-    main()
+    folders = [family / f"seed{seed}" for seed in seeds]
+    for seed, folder in zip(seeds, folders, strict=True):
+        if not (folder / "RECORD.json").exists():
+            say(f"training seed {seed}")
+            build_family(data, folder, seed, say, device=device)
+    return render(run(data, folders, out, say))

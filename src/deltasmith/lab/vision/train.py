@@ -1,21 +1,20 @@
 """Train the vision family: one weak base for all tasks, frozen heads, and one expert for each task.
 
-Run `python -m deltasmith.lab.vision.train --data DIR --out DIR` (needs torch). No merging here.
+Needs torch. No merging here.
 
 The base learns alphabets that are no task, and of every task one picture of each class: as CLIP, it can see
 but hardly knows the tasks. Then the heads are frozen, as the text heads of CLIP are in the papers, and every
 expert fine-tunes the trunk on all training pictures of its own task. The heads lie apart from the trunks, in
-`heads.safetensors`. Weights are float32: small deltas would drown in bfloat16. `--seed` and the version of
+`heads.safetensors`. Weights are float32: small deltas would drown in bfloat16. The seed and the version of
 torch decide the result but for last bits, which differ between processors.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from zlib import crc32
 
 import numpy as np
 
-from deltasmith.errors import MissingExtraError, RefusedError
+from deltasmith.errors import RefusedError
 from deltasmith.lab.family import delta_statistics
 from deltasmith.lab.train import Schedule
 from deltasmith.lab.vision.data import AUXILIARY, Part, Pictures, digest, load_pictures
@@ -32,7 +31,7 @@ from deltasmith.lab.vision.vit import VitShape, features, initial, outcomes, wri
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SCHEDULES", "augmented", "build_family", "main", "train"]
+__all__ = ["SCHEDULES", "augmented", "build_family", "train"]
 
 Params = Mapping[str, "Tensor"]
 Batch = Mapping[str, Part]
@@ -254,32 +253,3 @@ def _accuracy(
         name: round(100 * float(outcomes(params, shape, heads[name], task.test).mean()), 2)
         for name, task in tasks.items()
     }
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Read the command line and train; see `--help`."""
-    parser = argparse.ArgumentParser(prog="python -m deltasmith.lab.vision.train", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds mnist/ and omniglot/")
-    parser.add_argument("--out", type=Path, required=True, help="folder to create; it must not exist")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="decides splits, order and first weights (default 0)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
-    parser.add_argument("--base-steps", type=int, default=SCHEDULES["base"].steps, help="of pre-training")
-    parser.add_argument("--expert-steps", type=int, default=SCHEDULES["expert"].steps, help="of fine-tuning")
-    chosen = parser.parse_args(arguments)
-    try:
-        import torch
-    except ModuleNotFoundError as cause:
-        raise MissingExtraError("training needs torch", fix="run: pip install 'deltasmith[lab]'") from cause
-    torch.set_num_threads(chosen.threads)
-    schedules = {
-        "base": replace(SCHEDULES["base"], steps=chosen.base_steps),
-        "expert": replace(SCHEDULES["expert"], steps=chosen.expert_steps),
-    }
-    build_family(chosen.data, chosen.out, chosen.seed, print, device=chosen.device, schedules=schedules)
-
-
-if __name__ == "__main__":
-    main()
