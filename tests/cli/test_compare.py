@@ -119,3 +119,17 @@ def test_a_result_is_never_replaced(files, option):
     told = run("compare", files["one"], files["two"], option, files["two"])
     check_refusal(told, 1, "would replace one of the results")
     assert files["two"].read_bytes() == before
+
+
+def test_unlike_questions_say_what_to_do(files, tmp_path):
+    other = written(tmp_path / "o.json", evaluation("o", {"math": right(5, digest="other")}))
+    told = run("compare", files["one"], other)
+    check_refusal(told, 1, "o and one", "evaluate them with the same file, --limit and --shots")
+    part = written(tmp_path / "p.json", evaluation("p", {"math": right(5, of=10, asked=100)}))
+    assert "--limit" not in run("compare", files["one"], part).err
+
+
+def test_an_unfinished_evaluation_is_told_from_a_wrong_path(files, tmp_path):
+    (tmp_path / "late.json.journal").write_text("")
+    told = run("compare", files["one"], tmp_path / "late.json")
+    check_refusal(told, 3, "not finished in", "late.json; repeat the evaluate command")

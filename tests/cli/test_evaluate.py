@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from deltasmith.cli.evaluate import _print
 from deltasmith.cli.main import _COMMANDS
-from deltasmith.evaluate.results import load_evaluation
+from deltasmith.evaluate.local.catalogue import KINDS
+from deltasmith.evaluate.results import Evaluation, load_evaluation
 from deltasmith.lab import family_folder
 from models import run, start
 
@@ -171,3 +173,22 @@ def test_code_is_not_run_unless_asked(tmp_path):
     assert (result.code, "--run-code" in result.err) == (1, True)
     result = evaluate("--tasks", "family:code", "--unsafe-exec-i-know")
     assert (result.code, "without --run-code" in result.err) == (2, True)
+
+
+def test_the_help_names_every_kind():
+    told = " ".join(run("evaluate", "--help").out.split())
+    listed = re.search(r"KIND=FILE \(([^)]*)\)", told)
+    assert set(re.split(r"[, ]+", listed[1])) == {*KINDS, "alpaca", "annotations"}
+
+
+def test_the_sandbox_is_named(capsys):
+    _print(Evaluation("m", "f", "numpy", {}, sandbox="bubblewrap 0.9: no network"))
+    assert capsys.readouterr().out.splitlines()[-1] == "sandbox: bubblewrap 0.9: no network"
+    _print(Evaluation("m", "f", "numpy", {}))
+    assert "sandbox" not in capsys.readouterr().out
+
+
+def test_a_missing_recipe_is_a_missing_model(tmp_path):
+    for name in ("no.yaml", "no"):
+        result = evaluate("--tasks", "family:math", "--quiet", model=tmp_path / name)
+        assert (result.code, name in result.err) == (3, True)

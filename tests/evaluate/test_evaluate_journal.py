@@ -116,7 +116,7 @@ def test_an_unused_journal_leaves_nothing_behind(tmp_path):
     Journal.open(tmp_path / "new" / "j").close()
     assert list((tmp_path / "new").iterdir()) == []
     filled(tmp_path / "j")
-    Journal.open(tmp_path / "j").discard()
+    Journal.open(tmp_path / "j").discard([KEY])
     assert [p.name for p in tmp_path.iterdir()] == ["new"]
 
 
@@ -143,3 +143,21 @@ def test_the_default_place_depends_on_what_is_asked(tmp_path, monkeypatch):
     assert here.parent == tmp_path / "deltasmith" / "evaluations"
     assert default_journal(None, [KEY]) == here
     assert default_journal(None, [Key("model", "numpy", "gsm8k", "d2")]) != here
+
+
+def test_what_is_saved_is_discarded_and_the_rest_stays(tmp_path):
+    path, other = tmp_path / "j", Key("another", "numpy", "gsm8k", "d1")
+    filled(path)
+    with Journal.open(path) as journal:
+        journal.record(other, [FIRST])
+        journal.answers(other).put("how?", "well")
+        journal.record(KEY, [SECOND])
+        journal.discard([KEY])
+    assert [p.name for p in tmp_path.iterdir()] == ["j"]
+    with Journal.open(path) as journal:
+        assert journal.outcomes(KEY) == {}
+        assert journal.answers(KEY).get("how?") is None
+        assert journal.outcomes(other) == {"a": FIRST}
+        assert journal.answers(other).get("how?") == "well"
+        journal.discard([other])
+    assert list(tmp_path.iterdir()) == []

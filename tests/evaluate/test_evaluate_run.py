@@ -17,6 +17,7 @@ import evaluate_victim
 import pytest
 from toys import COUNT, Opened, opens, specs, toy_model, write_files
 
+from deltasmith.cli.evaluate import _Lines
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import InterruptedRunError, RefusedError, ResourceError
 from deltasmith.evaluate.hub import benchmarks, write_hub_results
@@ -316,3 +317,88 @@ def test_hub_files_hold_what_the_hub_reads(folder, models, tmp_path):
     assert "exact_match, per cent, 20 questions" in entry["notes"]
     (entry,) = yaml.safe_load((hub / "perplexity.yaml").read_text())
     assert entry["value"] == result.tasks["perplexity"].score
+
+
+def test_the_whole_is_no_file_name_if_a_comma_stands_before_it(folder):
+    file = folder / "items.jsonl"
+    assert split_specs([f"family:math,items={file}"]) == ["family:math", f"items={file}"]
+    assert split_specs(["items=", "family"]) == ["items=", "family"]
+
+
+def test_a_complete_evaluation_leaves_the_unfinished_work_of_another_model(folder, monkeypatch):
+    first, second, again = (Opened(toy_model(), fingerprint=name) for name in ("f0", "f1", "f0"))
+    queue, stop, out = [first, second, again], Stop(), folder / "r.json"
+    opens(monkeypatch, lambda: queue.pop(0))
+    with pytest.raises(InterruptedRunError):
+        evaluate_model("toy", specs(folder), out=str(out), progress=Heard(stop, 70), stop=stop, batch=1)
+    before = (folder / "r.json.journal").read_bytes()
+    assert load_evaluation_of(folder, out) == "f1"
+    assert (folder / "r.json.journal").read_bytes() == before
+    out.unlink()
+    assert load_evaluation_of(folder, out) == "f0"
+    assert left(folder) == ["r.json"]
+    assert first.model.questions + again.model.questions < 1.5 * second.model.questions
+
+
+def load_evaluation_of(folder: Path, out: Path) -> str:
+    evaluate_model("toy", specs(folder), out=str(out), batch=1)
+    return load_evaluation(out).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "notes"),
+    [
+        ({}, ()),
+        ({"shots": 0}, ()),
+        ({"max_tokens": 9}, ("--max-tokens: not heeded by items, perplexity, family:math",)),
+        (
+            {"chat": True, "train": "x"},
+            (
+                "--train: not heeded by items, family:math",
+                "--train, --chat: not heeded by perplexity, alpaca",
+                "--chat: the model has no chat template, questions are asked as they are",
+            ),
+        ),
+    ],
+)
+def test_options_that_are_not_heeded_are_noted(folder, models, options, notes):
+    tasks = [*specs(folder, "items", "perplexity", "alpaca"), "family:math"]
+    result = evaluate_model("toy", tasks, out=str(folder / "r.json"), limit=2, **options)
+    assert result.evaluation.notes == notes
+
+
+def test_a_chat_template_is_no_matter_for_a_note(folder, monkeypatch):
+    opens(monkeypatch, lambda: Opened(toy_model(template="<user>{}</user>")))
+    assert evaluate_model("toy", specs(folder, "gsm8k"), chat=True).evaluation.notes == ()
+
+
+def test_progress_tells_what_was_known(folder, models, capsys):
+    stop, out = Stop(), str(folder / "r.json")
+    with pytest.raises(InterruptedRunError):
+        evaluate_model("toy", specs(folder, "items"), out=out, progress=Heard(stop, 9), stop=stop, batch=1)
+    known = (folder / "r.json.journal").read_bytes().count(b"\n")
+    assert said(folder, out, capsys)[:2] == [
+        "loading the model …",
+        f"items: {COUNT} to do, {known} of them known",
+    ]
+    assert said(folder, out, capsys) == [
+        "loading the model …",
+        f"reading back {out} …",
+        f"items: {COUNT} to do, {COUNT} of them known",
+        f"items: {COUNT} / {COUNT}",
+    ]
+
+
+def said(folder: Path, out: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    evaluate_model("toy", specs(folder, "items"), out=out, progress=_Lines(), batch=1)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_answers_that_wait_for_their_judge_are_known(folder, models, capsys):
+    """The first report counts what the journal remembers of single requests too."""
+    stop, out = Stop(), str(folder / "r.json")
+    with pytest.raises(InterruptedRunError):
+        evaluate_model("toy", specs(folder, "alpaca"), out=out, progress=Heard(stop, 9), stop=stop, batch=1)
+    known = (folder / "r.json.journal").read_bytes().count(b"\n")
+    evaluate_model("toy", specs(folder, "alpaca"), out=out, progress=_Lines(), batch=1)
+    assert f"alpaca: {2 * COUNT} to do, {known} of them known" in capsys.readouterr().err

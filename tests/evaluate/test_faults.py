@@ -232,7 +232,10 @@ def test_other_names_are_lm_evals_and_what_it_does_not_heed_is_said(folder, toy,
     }
     result = load_evaluation(folder / "r.json")
     assert list(result.tasks) == ["gsm8k", "items"]
-    assert result.notes == ("--chat: not heeded by arc_easy, piqa (lm-eval)",)
+    assert result.notes == (
+        "--chat: not heeded by arc_easy, piqa (lm-eval)",
+        "--chat: the model has no chat template, questions are asked as they are",
+    )
 
 
 def test_lm_eval_that_is_not_installed_names_the_extra(folder, toy, monkeypatch):

@@ -143,7 +143,7 @@ def _sheets(
     problems = [one for one in aligned if isinstance(one, str)]
     if problems:
         unlike = any(len({one.tasks[task].digest for one in evaluations}) > 1 for task in tasks)
-        fix = "evaluate them with the same file, --limit and --shots" if unlike else None
+        fix = "evaluate them with the same file, --limit and --shots" if unlike else ""
         raise RefusedError("; ".join(problems), fix=fix)
     sheets = [one for one in aligned if isinstance(one, Sheet)]
     for sheet in sheets:

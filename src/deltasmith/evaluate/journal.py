@@ -124,11 +124,13 @@ class Journal:
 
         Work under other keys stays, in a file that is written anew, whole. Raises ResourceError where that fails.
         """
-        rest = []
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            entry = _parse(line[:-1])
-            if entry is not None and _key(entry) not in keys:
-                rest.append(line)
+        try:
+            with os.fdopen(os.dup(self._fd), "rb") as file:
+                file.seek(0)
+                lines = [(line, _parse(line[:-1])) for line in file]
+        except OSError as cause:
+            raise resource_error(cause, self.path) from cause
+        rest = [line for line, entry in lines if entry is not None and _key(entry) not in keys]
         if rest:
             write_whole(self.path, b"".join(rest))
         else:

@@ -282,17 +282,17 @@ def _unheeded(specs: Sequence[str], request: Request) -> tuple[str, ...]:
 
     # No worked examples is what a task without a use for them gives anyway.
     given = [name for name in ("shots", "train", "chat", "max_tokens") if getattr(request, name)]
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for spec in specs:
         kind = spec.partition("=")[0]
-        found = _HEEDED.get(kind) if is_local(spec) else _HEEDED["lm-eval"]
+        found = _HEEDED.get(kind if is_local(spec) else "lm-eval")
         known = heeded(spec) if found is None else found
-        names = tuple(f"--{name.replace('_', '-')}" for name in given if name not in known)
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given if name not in known)
         if names:
-            groups.setdefault(names, []).append(kind if is_local(spec) else f"{kind} (lm-eval)")
+            groups.setdefault((names, "" if is_local(spec) else " (lm-eval)"), []).append(kind)
     return tuple(
-        f"{', '.join(names)}: not heeded by {', '.join(dict.fromkeys(kinds))}"
-        for names, kinds in groups.items()
+        f"{names}: not heeded by {', '.join(dict.fromkeys(kinds))}{whose}"
+        for (names, whose), kinds in groups.items()
     )
 
 

@@ -286,7 +286,9 @@ class _Run:
         steps = task.steps(chosen) if isinstance(task, Streamed) else len(chosen)
         self.progress.phase(task.name, steps)
         # At once, even if it is nothing: listeners take the first report for what was known before.
-        self.progress.advance(steps if len(done) == len(chosen) else len(done) + self._remembered(task, chosen))
+        self.progress.advance(
+            steps if len(done) == len(chosen) else len(done) + self._remembered(task, chosen)
+        )
         try:
             for outcomes in self._outcomes(task, key, [name for name in chosen if name not in done], chosen):
                 _check(task, outcomes)

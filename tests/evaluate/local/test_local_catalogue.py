@@ -14,7 +14,7 @@ from deltasmith.errors import DamagedInputError, RecipeError
 from deltasmith.evaluate.items import load_suite, score
 from deltasmith.evaluate.language import Continuation, Likelihood
 from deltasmith.evaluate.llama import load_folder
-from deltasmith.evaluate.local.catalogue import KINDS, is_local, load_task, load_tasks, name_apart
+from deltasmith.evaluate.local.catalogue import KINDS, heeded, is_local, load_task, load_tasks, name_apart
 from deltasmith.evaluate.local.common import Options
 from deltasmith.evaluate.task import Task
 from deltasmith.lab import EXPERTS, family_folder
@@ -187,3 +187,22 @@ def test_importing_the_catalogue_loads_no_kind_and_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_heeds_what_it_says(kind):
+    """An option changes a task's digest if, and only if, the kind declares it."""
+    pytest.importorskip("deltasmith.evaluate.sandbox.run")
+    train = TASKS / "gsm8k_train.jsonl"
+    plain = {"tier": object(), **({"train": train} if kind == "gsm8k" else {})}
+    bare = load_task(f"{kind}={TASKS / FILES[kind]}", **plain).digest
+    changed = [
+        name
+        for name, value in {"shots": 1, "train": None, "chat": True, "max_tokens": 9}.items()
+        if load_task(
+            f"{kind}={TASKS / FILES[kind]}",
+            **plain | {name: train if name == "train" and kind != "gsm8k" else value},
+        ).digest
+        != bare
+    ]
+    assert heeded(f"{kind}=x") == tuple(changed)

@@ -189,3 +189,19 @@ def _stock_task(tmp_path: Path, shots: int):
         "fewshot_config": {"sampler": "first_n"},
     }
     return ConfigurableTask(config=json.loads(json.dumps(config)))
+
+
+@pytest.mark.parametrize("answer", ["So it is 12.", "", "####12", "#### twelve", "#### "])
+def test_an_answer_without_its_number_is_named(tmp_path, answer):
+    path = tmp_path / "g.jsonl"
+    lines = [{"question": "Why?", "answer": "#### 1"}, {"question": "How?", "answer": answer}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DamagedInputError, match=f"'answer' holds no #### NUMBER in {path}:2"):
+        load_task(f"gsm8k={path}")
+
+
+def test_numbers_are_written_in_many_ways(tmp_path):
+    path = tmp_path / "g.jsonl"
+    numbers = ("1,234", "-5", "$12", "-$3", "$-3", "0.5", ".5")
+    path.write_text("".join(json.dumps({"question": "?", "answer": f"#### {n}"}) + "\n" for n in numbers))
+    assert len(load_task(f"gsm8k={path}").ids) == len(numbers)

@@ -191,5 +191,5 @@ def test_damaged_pictures_are_named(tmp_path: Path) -> None:
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(MissingExtraError, match=r"deltasmith\[lab\]"):
+    with pytest.raises(MissingExtraError, match=r"deltasmith\[vision\]"):
         data.read_digits()

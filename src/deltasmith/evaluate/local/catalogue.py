@@ -20,7 +20,17 @@ from deltasmith.evaluate.local.items import Items
 from deltasmith.evaluate.task import Task
 from deltasmith.recipe.problems import listed, suggestion
 
-__all__ = ["FAMILY", "KINDS", "Kind", "heeded", "is_local", "load_task", "load_tasks", "name_apart", "nearest"]
+__all__ = [
+    "FAMILY",
+    "KINDS",
+    "Kind",
+    "heeded",
+    "is_local",
+    "load_task",
+    "load_tasks",
+    "name_apart",
+    "nearest",
+]
 
 FAMILY = ("math", "code", "ins")
 """The tasks of the bundled family."""

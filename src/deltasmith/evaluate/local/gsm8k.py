@@ -58,8 +58,8 @@ class Gsm8k(LocalTask[WordProblem]):
         """Read `question` and `answer` of every line; ids are positions, from 0.
 
         `options.shots` examples (default 5) come from `options.train`; without that file there are none.
-        Raises DamagedInputError for a file that is not in this format or an answer without its number, RecipeError for examples without a
-        train file or more of them than it holds.
+        Raises DamagedInputError for a file that is not in this format or an answer without its number,
+        RecipeError for examples without a train file, or more of them than it holds.
         """
         path = Path(path)
         examples, trained = _examples(options)

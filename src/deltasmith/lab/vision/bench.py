@@ -76,7 +76,7 @@ class VisionBench:
 
 
 def open_bench(folder: Path | str, data: Path | str) -> VisionBench:
-    """Open a family that `deltasmith.lab.vision.train` has written, with the pictures it was trained on.
+    """Open a family that `lab.vision.train.build_family` has written, with the pictures it was trained on.
 
     Raises RefusedError when `data` holds other pictures than the family was trained on, DamagedInputError when
     the folder is no such family, MissingExtraError without torch.
@@ -86,7 +86,7 @@ def open_bench(folder: Path | str, data: Path | str) -> VisionBench:
         from safetensors.torch import load_file
     except ModuleNotFoundError as cause:
         raise MissingExtraError(
-            "the vision family needs torch", fix="run: pip install 'deltasmith[lab]'"
+            "the vision family needs torch", fix="run: pip install 'deltasmith[vision]'"
         ) from cause
     try:
         record = json.loads((folder / "RECORD.json").read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def open_bench(folder: Path | str, data: Path | str) -> VisionBench:
         raise DamagedInputError(
             f"no vision family ({cause})",
             where=str(folder),
-            fix="train one with python -m deltasmith.lab.vision.train",
+            fix="train one with `deltasmith lab vision`",
         ) from cause
     pictures, _ = load_pictures(data, seed)
     if digest(pictures) != record["data"]:
