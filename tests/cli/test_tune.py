@@ -117,6 +117,108 @@ def test_a_file_of_the_user_s_is_not_replaced(tmp_path):
     check_refusal(missing, 4, "the folder does not exist")
 
 
+def constant(folder: Path, **fields) -> tuple:
+    """Return a search whose score is always 0.5."""
+    path = family(folder / "models", experts=1).recipe(scale={"tune": [0.1, 1.0]}, **fields)
+    return "tune", path, "--score-command", f'{sys.executable} -c "print(0.5)"', "--threads", 1
+
+
+def test_the_best_recipe_of_another_search_is_kept(tmp_path):
+    arguments = (*constant(tmp_path), "--out", tmp_path / "best.yaml")
+    assert run(*arguments, "--trials", 2).code == 0
+    before = (tmp_path / "best.yaml").read_text()
+    other = (*arguments, "--trials", 2, "--seed", 1)
+    refused = run(*other)
+    check_refusal(refused, 1, "it is the result of another search")
+    assert "--overwrite" in refused.err
+    assert "1/2" not in refused.err  # before the first trial
+    assert (tmp_path / "best.yaml").read_text() == before
+    assert run(*arguments, "--trials", 3).code == 0  # the same search goes on
+    assert "of 3 (" in (tmp_path / "best.yaml").read_text()
+    replaced = run(*other, "--overwrite")
+    assert replaced.code == 0
+    first = [line for line in replaced.err.splitlines() if "a new search is begun" in line or "1/2" in line]
+    assert first[0].startswith("warning: a new search is begun; 1 in")  # and not after the last trial
+    assert replaced.err.count("a new search is begun") == 1
+    assert "seed 1" in (tmp_path / "best.yaml").read_text()
+    assert run(*other, "--seed", 2, "--out", tmp_path / "best2.yaml").code == 0
+
+
+def test_a_front_of_another_search_is_kept(tmp_path):
+    from deltasmith.errors import RefusedError
+    from deltasmith.search.best_file import refuse_other
+
+    out, beside = tmp_path / "best.yaml", tmp_path / "best.trial-4.yaml"
+    beside.write_text("# Written by deltasmith tune: x.\n# Search: one\nbase: b\n")
+    refuse_other(out, "two", front=False)
+    refuse_other(out, "one", front=True)
+    with pytest.raises(RefusedError, match=r"another search .* in .*best\.trial-4\.yaml"):
+        refuse_other(out, "two", front=True)
+    out.write_text("# Written by deltasmith tune: x.\nbase: b\n")  # of a version that noted no search
+    with pytest.raises(RefusedError, match="another search"):
+        refuse_other(out, "one", front=False)
+
+
+def test_trials_and_marks_are_called_alike_everywhere(tmp_path):
+    arguments = ("tune", recipe(tmp_path), *SCORING, *FAST, "--trials", 3)
+    told = run(*arguments)
+    document = run(*arguments, "--json").document
+    best = document["best"]
+    assert [trial["number"] for trial in document["trials"]] == [1, 2, 3]
+    progress = told.err.splitlines()
+    assert [line.partition(":")[0] for line in progress[:3]] == ["1/3", "2/3", "3/3"]
+    (line,) = [line for line in progress if line.startswith(f"{best['number']}/3: ")]
+    assert f"models.math.weight {best['values']['models.math.weight']:g}, scale " in line
+    assert f": mean {100 * best['figures'][0]:.2f} %  (" in line
+    head, first = told.out.splitlines()[:2]
+    assert head.split() == ["trial", "mean", "math", "ins", "models.math.weight", "scale"]
+    assert first.split()[:3] == [f"{best['number']}", f"{100 * best['figures'][0]:.2f}", "%"]
+    assert f"best: trial {best['number']} of 3" in told.out
+    assert f"trial {best['number']} of 3" in (tmp_path / "recipe.best.yaml").read_text()
+
+
+def test_the_end_is_told_a_fact_a_line_with_intervals(tmp_path):
+    tests = ("--test", "family:math,family:ins")
+    arguments = ("tune", recipe(tmp_path), *SCORING, *tests, *FAST, "--sampler", "random", "--trials", 10)
+    lines = run(*arguments).out.splitlines()
+    document = run(*arguments, "--json").document  # nothing is asked again: the intervals were kept
+    assert document["ran"] == 0
+    for key, words in (("test", "best trial"), ("default_test", "recipe without its marks")):
+        tested = document[key]
+        low, high = tested["intervals"]["mean"]
+        assert low < tested["figures"][0] < high
+        told = f"{100 * tested['figures'][0]:.2f} % (95 % interval {100 * low:.2f} % – {100 * high:.2f} %)"
+        assert f"mean, {words} on test: {told}" in lines
+    score, (low, high) = document["test"]["scores"]["ins"], document["test"]["intervals"]["ins"]
+    told = f"{100 * score:.2f} % (95 % interval {100 * low:.2f} % – {100 * high:.2f} %)"
+    assert f"ins, best trial on test: {told}" in lines
+    assert f"mean, validation minus test: {100 * document['gap'][0]:+.2f} points" in lines
+    assert document["importance"]
+    assert "how much each number mattered for being among the best tenth of the trials (PED-ANOVA):" in lines
+    assert not any(line.startswith("importance") for line in lines)
+
+
+def test_a_best_trial_worse_than_the_recipe_is_not_recommended(tmp_path):
+    path = recipe(tmp_path, scale={"tune": [0.01, 0.02]})
+    worse = run("tune", path, *SCORING, "--limit", 32, *FAST[2:], "--trials", 1)
+    assert worse.code == 0, worse.err
+    last = worse.out.splitlines()[-1]
+    assert last.startswith(f"next: {path} without its marks is better on validation than any trial")
+    assert "deltasmith merge" not in last
+    even = run(*constant(tmp_path / "even"), "--trials", 1)
+    assert even.out.splitlines()[-1].startswith("next: deltasmith merge ")
+
+
+def test_a_grid_visited_in_part_says_so(tmp_path):
+    arguments = (*constant(tmp_path), "--sampler", "grid")
+    told = run(*arguments, "--trials", 3)
+    words = "warning: the grid has 5 points, and 3 of them are visited; for all of them: --trials 5"
+    assert told.err.splitlines()[0] == words
+    whole = run(*arguments, "--trials", 5)
+    assert whole.code == 0
+    assert "the grid has" not in whole.err
+
+
 def test_a_missing_recipe_and_a_wrong_mark(tmp_path):
     check_refusal(run("tune", tmp_path / "gone.yaml", *SCORING), 2, "gone.yaml")
     path = recipe(tmp_path, scale={"tune": [1.0, 0.1]})

@@ -11,8 +11,10 @@ import pytest
 from deltasmith.engine.columns import EditedColumns
 from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.evaluate.models.opening import open_language_model
+from deltasmith.evaluate.statistics import wilson
 from deltasmith.evaluate.task import Outcome
 from deltasmith.lab import family_folder
+from deltasmith.search.answers import Answers, intervals_of
 from deltasmith.search.scoring import CommandScorer, TaskScorer, UnfitError, shared_items
 from deltasmith.search.task_scorer import refuse_shared, task_scorer
 from models import family
@@ -76,6 +78,27 @@ def test_scores_are_weighted_and_names_are_common():
     assert found["math"] == pytest.approx((0 + 2 + 6) / 6)
     assert found["loss"] == pytest.approx(3.7936678946831774)  # exp(8 / 6)
     assert scorer.digest != TaskScorer([Asked("math:validation", "d3")], lambda r: None).digest
+
+
+def test_intervals_and_shares_come_from_the_answers():
+    def answers(*scores, average="mean"):
+        return Answers(tuple(Outcome(f"{n}", float(s)) for n, s in enumerate(scores)), average)
+
+    right, half = answers(*[1] * 6, *[0] * 2), answers(*[1] * 4, *[0] * 4)
+    found = intervals_of({"a": right, "b": half})
+    assert found["a"] == wilson(6, 8)
+    assert found["b"] == wilson(4, 8)
+    low, high = found["mean"]
+    assert found["b"][0] < low < 0.625 < high < found["a"][1]
+    assert high - low < found["a"][1] - found["a"][0]  # two tasks say more than one
+    assert intervals_of({"a": right})["mean"] == found["a"]
+    assert "mean" not in intervals_of({"a": right, "b": answers(1.5, 2.5, average="perplexity")})
+    assert intervals_of({"a": answers(0.3)}) == {}  # of one question nothing can be said
+    assert (right.share, answers(0.5, 1.5).share, answers(0.5, average="perplexity").share) == (
+        True,
+        False,
+        False,
+    )
 
 
 def test_tasks_must_differ_and_exist():

@@ -72,7 +72,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(tmp_path, sampler, dies)
     scorer = Hill()
     resumed = tune(recipe, scorer, settings=settings, storage=storage)
     assert visited(resumed) == visited(whole)
-    assert [t.number for t in resumed.trials] == list(range(15))
+    assert [t.number for t in resumed.trials] == list(range(1, 16))
     assert [t.figures for t in resumed.trials] == [t.figures for t in whole.trials]
     assert resumed.best.values == whole.best.values
     assert resumed.ran == 15 - (dies - 1)  # the one it died in is repeated, no other
@@ -126,7 +126,7 @@ def test_an_interruption_ends_between_trials_and_resumes(tmp_path):
     recipe, storage, stop = marked(tmp_path), tmp_path / "trials.db", Stop()
 
     def listener(trial):
-        if trial.number == 3:
+        if trial.number == 4:
             stop.ask()
 
     with pytest.raises(InterruptedRunError, match="stopped after 4 of 9 trials; run the same command again"):
@@ -168,6 +168,27 @@ def test_whatever_changes_begins_another_search_and_says_so(tmp_path, change):
     assert other.ran == 6
     assert [w for w in other.warnings if "a new search is begun; 1 in" in w]
     assert "trials.db" in " ".join(other.warnings)
+
+
+def test_a_new_search_is_told_before_its_first_trial(tmp_path):
+    recipe, storage, heard = marked(tmp_path), tmp_path / "trials.db", []
+    listening = {"listener": lambda t: heard.append(t.number), "notice": heard.append, "storage": storage}
+    first = tune(recipe, Hill(), settings=Settings(2), claim=heard.append, **listening)
+    assert heard == [first.digest, 1, 2]
+    heard.clear()
+    tune(recipe, Hill(), settings=Settings(2, seed=1), **listening)
+    assert [str(one).partition(";")[0] for one in heard] == ["a new search is begun", "1", "2"]
+
+
+def test_a_claim_that_is_refused_leaves_nothing(tmp_path):
+    scorer, storage = Hill(), tmp_path / "trials.db"
+
+    def claim(digest):
+        raise RefusedError("taken")
+
+    with pytest.raises(RefusedError, match="taken"):
+        tune(marked(tmp_path), scorer, settings=Settings(2), storage=storage, claim=claim)
+    assert (scorer.seen, storage.exists()) == ([], False)
 
 
 def test_the_first_search_is_still_there_afterwards(tmp_path):
@@ -338,6 +359,16 @@ def test_a_default_that_no_trial_has_reached_is_told(tmp_path):
     )
     worse = Hill(formula=lambda m: {k: -m.get("scale", 1.0) for k in better})
     assert not [w for w in tune(recipe, worse, settings=Settings(4)).warnings if "without its marks" in w]
+
+
+@pytest.mark.parametrize(
+    ("better", "sign", "overtaken"), [(True, 1, True), (True, -1, False), (True, 0, False), (False, -1, True)]
+)
+def test_overtaken_is_strictly_better_in_the_objective_s_direction(tmp_path, better, sign, overtaken):
+    recipe = marked(tmp_path, scale={"tune": [0.01, 0.02]})
+    scorer = Hill(better=better, formula=lambda m: dict.fromkeys(("low", "high"), sign * m.get("scale", 1.0)))
+    tuned = tune(recipe, scorer, settings=Settings(2))
+    assert (tuned.overtaken, tuned.as_json()["overtaken"]) == (overtaken, overtaken)
 
 
 def test_importance_tells_the_number_that_matters(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ end, with the best recipe, and with RECIPE without its marks where its defaults 
 its range is warned of.
 
 Killed or stopped, the same command goes on where it was, and a larger --trials adds to what is there. A changed
-recipe, model, task, sampler, objective or seed begins another search. Equal seeds visit equal numbers.
+recipe, model, task, sampler, objective or seed begins another search, whose best recipe replaces that of an earlier
+one only with --overwrite. Equal seeds visit equal numbers. Trials are counted from 1.
 
 Samplers: tpe (Optuna's default), cmaes (two numbers or more), nsga2 (several objectives: a Pareto front), grid,
 random, and dpa, the search of the DPPA paper: RECIPE has preset dppa and plain `factors`; each in turn is raised
@@ -119,22 +121,35 @@ def _score_options(function: Any) -> Any:
 @_score_options
 @_search_options
 @click.option("--out", metavar="BEST.yaml", help="Where the best recipe goes; default: RECIPE.best.yaml.")
+@click.option("--overwrite", is_flag=True, help="Replace the best recipe of another search.")
 @click.option("--storage", metavar="FILE.db", help="Where the trials are kept; default: beside --out.")
 @json_option
 @quiet_option
 def command(
-    recipe: str, out: str | None, storage: str | None, as_json: bool, quiet: bool, **options: Any
+    recipe: str,
+    out: str | None,
+    overwrite: bool,
+    storage: str | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Search for the numbers that RECIPE marks."""
     from deltasmith.cli.display import interruptible
     from deltasmith.search import Settings, tune
-    from deltasmith.search.best_file import refuse_foreign, write_best
+    from deltasmith.search.best_file import refuse_foreign, refuse_other, write_best
 
     best = Path(out) if out else Path(recipe).with_suffix(".best.yaml")
     kept = Path(storage) if storage else best.with_suffix(".db")
     settings = Settings(*(options.pop(k) for k in ("trials", "sampler", "objectives", "seed", "grid_points")))
     overrides = options.pop("overrides")
     refuse_foreign(best)
+    lines = None if quiet or as_json else _Lines(settings.goals, settings.trials)
+
+    def claim(digest: str) -> None:
+        if not overwrite:
+            refuse_other(best, digest, front=len(settings.goals) > 1)
+
     with interruptible("trial") as stop:
         validation, test = _scorers(options, stop)
         tuned = tune(
@@ -145,17 +160,20 @@ def command(
             storage=kept,
             overrides=overrides,
             stop=stop,
-            listener=None if quiet or as_json else _Lines(settings.trials),
+            listener=lines,
+            claim=claim,
+            notice=None if lines is None else lines.notice,
         )
     written = write_best(tuned, best)
-    for warning in tuned.warnings if not as_json and not quiet else ():
+    for warning in () if lines is None else (w for w in tuned.warnings if w not in lines.noticed):
         click.echo(f"warning: {warning}", err=True)
     if as_json:
         print_json({**tuned.as_json(), "out": [str(path) for path in written], "storage": str(kept)})
     elif not quiet:
         _print(tuned)
-        click.echo(f"{written[0]}: the best recipe; {kept}: all trials")
-        click.echo(f"next: deltasmith merge {written[0]} OUT")
+        click.echo(f"{written[0]}: the recipe of the best trial")
+        click.echo(f"{kept}: all trials")
+        click.echo(_next(tuned, recipe, written[0]))
 
 
 def _scorers(options: dict[str, Any], stop: Any) -> tuple[Any, Any]:
@@ -199,17 +217,33 @@ def _command(line: str, options: dict[str, Any], stop: Any) -> Any:
 
 
 class _Lines:
-    """A line per trial on standard error."""
+    """A line per trial on standard error, and what is to be known before the first."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, goals: Sequence[str], total: int) -> None:
+        self.goals, self.total = goals, total
+        self.noticed: list[str] = []
+
+    def notice(self, words: str) -> None:
+        self.noticed.append(words)
+        click.echo(f"warning: {words}", err=True)
 
     def __call__(self, trial: Any) -> None:
-        values = ", ".join(
-            f"{name.rpartition('models.')[2]} {value:g}" for name, value in trial.values.items()
+        values = ", ".join(f"{name} {value:g}" for name, value in trial.values.items())
+        told = ", ".join(
+            f"{goal} {_shown(figure, trial.is_share(goal))}"
+            for goal, figure in zip(self.goals, trial.figures, strict=False)
         )
-        told = ", ".join(f"{figure:.4g}" for figure in trial.figures) or f"no model: {trial.refused}"
-        click.echo(f"{trial.number + 1}/{self.total}: {told}  ({values})", err=True)
+        click.echo(
+            f"{trial.number}/{self.total}: {told or f'no model: {trial.refused}'}  ({values})", err=True
+        )
+
+
+def _next(tuned: Any, recipe: str, best: Path) -> str:
+    """Say what to do next; the best trial is nothing to merge where the recipe was better without it."""
+    if not tuned.overtaken:
+        return f"next: deltasmith merge {best} OUT"
+    better = "as it is" if tuned.sampler == "dpa" else "without its marks"
+    return f"next: {recipe} {better} is better on validation than any trial: merge that, or search longer or elsewhere"
 
 
 def _print(tuned: Any) -> None:
@@ -217,27 +251,34 @@ def _print(tuned: Any) -> None:
     from rich.table import Table
 
     names = [d.name for d in tuned.marked.dimensions]
-    goals = [goal.name for goal in tuned.objectives]
-    tasks = [task for task in tuned.best.scores if task not in goals]
+    columns = [goal.name for goal in tuned.objectives]
+    columns += [task for task in tuned.best.scores if task not in columns]
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", *goals, *tasks, *names):
+    for name in ("trial", *columns, *names):
         table.add_column(escape(name), justify="right", overflow="fold")
-    for trial in _shown(tuned):
-        row = [f"{trial.number}", *map(_short, trial.figures), *(_short(trial.scores[t]) for t in tasks)]
-        table.add_row(*row, *(f"{trial.values[name]:g}" for name in names))
+    for trial in _listed(tuned):
+        figures = {goal.name: f for goal, f in zip(tuned.objectives, trial.figures, strict=True)}
+        row = [_shown({**trial.scores, **figures}[name], tuned.is_share(name)) for name in columns]
+        table.add_row(f"{trial.number}", *row, *(f"{trial.values[name]:g}" for name in names))
     console().print(table)
-    _print_comparison(tuned, goals)
+    click.echo(f"best: trial {tuned.best.number} of {len(tuned.trials)}")
+    for place, goal in enumerate(tuned.objectives):
+        _print_comparison(tuned, goal.name, place)
+    _print_tested(tuned)
     if tuned.importance:
-        parts = sorted(tuned.importance.items(), key=lambda item: -item[1])
-        click.echo("importance: " + ", ".join(f"{name} {part:.0%}" for name, part in parts))
+        click.echo("how much each number mattered for being among the best tenth of the trials (PED-ANOVA):")
+        for name, part in sorted(tuned.importance.items(), key=lambda item: -item[1]):
+            click.echo(f"  {name}: {part:.0%}".replace("%", " %"))
     timed = [trial for trial in tuned.trials if not math.isnan(trial.seconds)]
     if timed:
         total = sum(trial.seconds for trial in timed)
         share = sum(trial.merge_seconds for trial in timed) / total if total else 0.0
-        click.echo(f"{total / len(timed):.2f} s a trial, {share:.0%} of it to make and load the model")
+        click.echo(
+            f"{total / len(timed):.2f} s a trial, {100 * share:.0f} % of it to make and load the model"
+        )
 
 
-def _shown(tuned: Any) -> list[Any]:
+def _listed(tuned: Any) -> list[Any]:
     """Return the front, or the ten best trials."""
     if tuned.front:
         return list(tuned.front)
@@ -246,21 +287,40 @@ def _shown(tuned: Any) -> list[Any]:
     return sorted(scored, key=lambda t: (-sign * t.figures[0], t.number))[:10]
 
 
-def _print_comparison(tuned: Any, goals: list[str]) -> None:
-    """Print best and default on validation and test."""
-    for place, name in enumerate(goals):
-        told = [f"{name}: best {_short(tuned.best.figures[place])} on validation"]
-        for words, scores in (
-            ("{} on test", tuned.test),
-            ("without the marks {} on validation", tuned.default),
-            ("without the marks {} on test", tuned.default_test),
-        ):
-            figures = tuned.figures(scores)
-            told += [] if figures is None else [words.format(_short(figures[place]))]
-        if tuned.gaps is not None:
-            told.append(f"validation minus test {tuned.gaps[place]:+.4f}")
-        click.echo("; ".join(told))
+def _print_comparison(tuned: Any, name: str, place: int) -> None:
+    """Print what an objective comes to for the best trial and the default, on validation and test."""
+    share = tuned.is_share(name)
+    without = "recipe as it is" if tuned.sampler == "dpa" else "recipe without its marks"
+    lines: list[tuple[str, Any, Any]] = [("best trial on validation", tuned.best.figures, {})]
+    lines += [("best trial on test", tuned.figures(tuned.test), tuned.test_intervals)]
+    lines += [(f"{without} on validation", tuned.figures(tuned.default), {})]
+    lines += [(f"{without} on test", tuned.figures(tuned.default_test), tuned.default_test_intervals)]
+    for words, figures, intervals in lines:
+        if figures is not None:
+            click.echo(
+                f"{name}, {words}: {_shown(figures[place], share)}{_within(intervals.get(name), share)}"
+            )
+    if tuned.gaps is not None:
+        gap = f"{100 * tuned.gaps[place]:+.2f} points" if share else f"{tuned.gaps[place]:+.4f}"
+        click.echo(f"{name}, validation minus test: {gap}")
 
 
-def _short(value: float) -> str:
-    return f"{value:.4g}"
+def _print_tested(tuned: Any) -> None:
+    """Print the best trial's test score of every task that is no objective, where there are several tasks."""
+    goals = {goal.name for goal in tuned.objectives}
+    for name, score in (tuned.test or {}).items():
+        if name not in goals and (len(tuned.test) > 1 or tuned.figures(tuned.test) is None):
+            share = tuned.is_share(name)
+            told = _within(tuned.test_intervals.get(name), share)
+            click.echo(f"{name}, best trial on test: {_shown(score, share)}{told}")
+
+
+def _within(interval: tuple[float, float] | None, share: bool) -> str:
+    if interval is None:
+        return ""
+    return f" (95 % interval {' – '.join(_shown(end, share) for end in interval)})"
+
+
+def _shown(value: float, share: bool) -> str:
+    """Write a figure as `evaluate` does: shares in per cent, everything else as it is."""
+    return f"{100 * value:.2f} %" if share else f"{value:.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from deltasmith.errors import RefusedError, ResourceError
 from deltasmith.recipe.yaml_file import to_yaml
 from deltasmith.search.outcome import TrialResult, Tuned
 
-__all__ = ["refuse_foreign", "write_best"]
+__all__ = ["refuse_foreign", "refuse_other", "write_best"]
 
 _HEAD = "# Written by deltasmith tune"
+_SEARCH = "# Search: "
 
 
 def refuse_foreign(out: Path) -> None:
@@ -28,6 +30,31 @@ def refuse_foreign(out: Path) -> None:
         raise RefusedError(
             "there is a file that tune has not written", where=str(out), fix="choose another --out"
         )
+
+
+def refuse_other(out: Path, digest: str, *, front: bool) -> None:
+    """Refuse a place that holds the result of another search than `digest`, which may be the better one.
+
+    With a `front` the places beside it that recipes of a front would get are looked at too, unless `out` is of
+    this search. Raises RefusedError.
+    """
+    if out.exists() and _search_of(out) == digest:
+        return
+    beside = sorted(out.parent.glob(f"{glob.escape(out.stem)}.trial-*{glob.escape(out.suffix)}"))
+    for path in (out, *(beside if front else ())):
+        if path.exists() and _search_of(path) != digest:
+            raise RefusedError(
+                "it is the result of another search (recipe, models, tasks, sampler, objective, seed or version"
+                " of deltasmith differ)",
+                where=str(path),
+                fix="name another --out, or give --overwrite to replace it",
+            )
+
+
+def _search_of(path: Path) -> str | None:
+    """Return the digest in the head of a result, or None without one."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
+    return next((line.removeprefix(_SEARCH).strip() for line in lines if line.startswith(_SEARCH)), None)
 
 
 def write_best(tuned: Tuned, out: Path) -> list[Path]:
@@ -46,7 +73,8 @@ def _write(tuned: Tuned, trial: TrialResult, out: Path) -> Path:
     refuse_foreign(out)
     mapping = tuned.marked.mapping(trial.values, out.parent)
     text = f"{_HEAD}: {_told(tuned, trial.figures)}, trial {trial.number} of {len(tuned.trials)}"
-    text += f" ({tuned.sampler}, seed {tuned.seed}).\n{to_yaml(mapping)}"
+    text += f" ({tuned.sampler}, seed {tuned.seed}).\n"
+    text += f"{_SEARCH}{tuned.digest}\n{to_yaml(mapping)}"
     part = out.with_name(f".{out.name}.part")
     try:
         part.write_text(text, encoding="utf-8")

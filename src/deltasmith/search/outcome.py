@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deltasmith.search.answers import Interval
 from deltasmith.search.marked import MarkedRecipe
 from deltasmith.search.marks import Number
 from deltasmith.search.objectives import Objective
@@ -16,10 +17,11 @@ __all__ = ["TrialResult", "Tuned", "balanced", "best_of", "front_of"]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One finished trial: the values of the marks, the objectives' figures, every task's score.
+    """One finished trial: its number, from 1, the values of the marks, the objectives' figures, the tasks' scores.
 
     `figures` is empty where the recipe was refused with these values; `refused` then says why. `merge_seconds`
-    is the part of `seconds` that making the model took.
+    is the part of `seconds` that making the model took. `shares` names the tasks whose score is a share of right
+    answers.
     """
 
     number: int
@@ -29,6 +31,13 @@ class TrialResult:
     merge_seconds: float = math.nan
     seconds: float = math.nan
     refused: str = ""
+    shares: frozenset[str] = frozenset()
+
+    def is_share(self, name: str) -> bool:
+        """Tell whether the figure of a task, of `mean` or of `worst` is a share, to be shown in per cent."""
+        if name in self.scores:
+            return name in self.shares
+        return name in ("mean", "worst") and self.shares == set(self.scores)
 
     def as_json(self) -> dict[str, Any]:
         """Return the trial as plain data."""
@@ -94,8 +103,10 @@ class Tuned:
 
     `marked` is the recipe with its marks, and `best` the trial whose numbers it gets. `default` holds the
     validation scores of the recipe without its marks, `test` and `default_test` the scores on the test set,
-    where there are such. `front` has the Pareto front where there are several objectives. `ran` trials were
-    added by this call, the others were in the storage.
+    where there are such; `test_intervals` and `default_test_intervals` are the 95 % intervals of those (under
+    `mean` that of the mean over tasks), where the scorer's answers allow them. `front` has the Pareto front
+    where there are several objectives. `ran` trials were added by this call, the others were in the storage.
+    `digest` is the search's own name.
     """
 
     marked: MarkedRecipe
@@ -110,8 +121,31 @@ class Tuned:
     test: Mapping[str, float] | None = None
     default_test: Mapping[str, float] | None = None
     dense: Mapping[str, float] | None = None
+    test_intervals: Mapping[str, Interval] = field(default_factory=dict)
+    default_test_intervals: Mapping[str, Interval] = field(default_factory=dict)
     importance: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    digest: str = ""
+
+    @property
+    def overtaken(self) -> bool:
+        """Tell whether the recipe without its marks beats the best trial on validation.
+
+        With several objectives: is better in one of them, and worse in none.
+        """
+        untuned = self.figures(self.default)
+        if untuned is None:
+            return False
+        signs = [1.0 if o.maximise else -1.0 for o in self.objectives]
+        one, other = (
+            tuple(s * f for s, f in zip(signs, figures, strict=True))
+            for figures in (untuned, self.best.figures)
+        )
+        return _beats(one, other)
+
+    def is_share(self, name: str) -> bool:
+        """Tell whether the figures of an objective or a task are shares in all trials."""
+        return all(trial.is_share(name) for trial in self.trials if trial.figures)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -140,14 +174,18 @@ class Tuned:
         return {
             "recipe": self.recipe,
             "objectives": [{"name": o.name, "maximise": o.maximise} for o in self.objectives],
+            "digest": self.digest,
             "sampler": self.sampler,
             "seed": self.seed,
             "best": self.best.as_json(),
             "front": [trial.number for trial in self.front],
             "default": _scored(self.default, self.figures(self.default)),
-            "test": _scored(self.test, self.figures(self.test)),
-            "default_test": _scored(self.default_test, self.figures(self.default_test)),
+            "test": _scored(self.test, self.figures(self.test), self.test_intervals),
+            "default_test": _scored(
+                self.default_test, self.figures(self.default_test), self.default_test_intervals
+            ),
             "gap": self.gaps,
+            "overtaken": self.overtaken,
             "dense": None if self.dense is None else dict(self.dense),
             "importance": dict(self.importance),
             "ran": self.ran,
@@ -156,5 +194,14 @@ class Tuned:
         }
 
 
-def _scored(scores: Mapping[str, float] | None, figures: list[float] | None) -> dict[str, Any] | None:
-    return None if scores is None else {"scores": dict(scores), "figures": figures}
+def _scored(
+    scores: Mapping[str, float] | None,
+    figures: list[float] | None,
+    intervals: Mapping[str, Interval] | None = None,
+) -> dict[str, Any] | None:
+    if scores is None:
+        return None
+    told: dict[str, Any] = {"scores": dict(scores), "figures": figures}
+    if intervals is not None:
+        told["intervals"] = {name: list(interval) for name, interval in intervals.items()}
+    return told

@@ -23,11 +23,13 @@ from deltasmith.search.settings import Settings
 if TYPE_CHECKING:
     from deltasmith.search.study import Asked, Trials
 
-__all__ = ["Listener", "Search", "grid"]
+__all__ = ["Listener", "Notice", "Search", "grid"]
 
 _MOST_POINTS = 100_000
 
 Listener = Callable[[TrialResult], None]
+
+Notice = Callable[[str], None]
 
 
 class _SpentError(Exception):
@@ -65,6 +67,7 @@ class Search:
     settings: Settings
     stop: Stop = field(default_factory=Stop)
     listener: Listener | None = None
+    notice: Notice | None = None
     ran: int = 0
     settled: Factors | None = None
     dense: Mapping[str, float] | None = None
@@ -81,9 +84,20 @@ class Search:
         settings, points = self.settings, None
         if settings.sampler == "grid":
             points = grid(self.marked, settings.grid_points, settings.seed)
+            if settings.trials < len(points):
+                self.warn(
+                    f"the grid has {len(points):,} points, and {settings.trials:,} of them are visited; for all"
+                    f" of them: --trials {len(points)}"
+                )
         total = settings.trials if points is None else min(settings.trials, len(points))
         for number in range(len(self.trials.finished), total):
             self._try(None if points is None else points[number])
+
+    def warn(self, words: str) -> None:
+        """Keep a warning for the end, and say it at once to whoever listens."""
+        self.warnings.append(words)
+        if self.notice is not None:
+            self.notice(words)
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
         """Return what an earlier run has kept under a key, or make and keep it."""
@@ -94,9 +108,13 @@ class Search:
         return found
 
     def scores(self, scorer: Scorer, recipe: Mapping[str, Any]) -> dict[str, float]:
+        """Return a recipe's scores outside the trials."""
+        return dict(self.scored(scorer, recipe).scores)
+
+    def scored(self, scorer: Scorer, recipe: Mapping[str, Any]) -> Scored:
         """Score a recipe outside the trials."""
         self._refuse_stopped()
-        return dict(scorer.score(recipe).scores)
+        return scorer.score(recipe)
 
     def _measure_dense(self) -> dict[str, float]:
         """Score every model of the recipe as it is, and take the best score of each task."""
@@ -146,7 +164,7 @@ class Search:
         else:
             self._tell(asked, scored, time.perf_counter() - began)
         self.ran += 1
-        result = self.trials.finished[asked.number]
+        result = self.trials.finished[asked.number - 1]
         if self.listener is not None:
             self.listener(result)
         return result
@@ -154,7 +172,7 @@ class Search:
     def _tell(self, asked: Asked, scored: Scored, seconds: float) -> None:
         figures = [goal.of(scored.scores) for goal in self.goals]
         if all(math.isfinite(figure) for figure in figures):
-            self.trials.tell(asked, figures, scored.scores, (scored.merge_seconds, seconds))
+            self.trials.tell(asked, figures, scored, seconds)
         else:
             self.trials.refuse(asked, f"its score is {', '.join(map(str, figures))}")
 

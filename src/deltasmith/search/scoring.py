@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.evaluate.language import LanguageModel
-from deltasmith.evaluate.results import weighted_average
 from deltasmith.evaluate.task import Task
 from deltasmith.planning.dppa_search import command_score
+from deltasmith.search.answers import Answers
 
 __all__ = ["CommandScorer", "Scored", "Scorer", "TaskScorer", "UnfitError", "shared_items"]
 
@@ -25,10 +25,14 @@ class UnfitError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Hold a model's score of each task, and the seconds that making the model took, of all the trial took."""
+    """Hold a model's score of each task, and the seconds that making the model took, of all the trial took.
+
+    `answers` are what the scores were made of, where that is known.
+    """
 
     scores: Mapping[str, float]
     merge_seconds: float = 0.0
+    answers: Mapping[str, Answers] = field(default_factory=dict)
 
 
 class Scorer(Protocol):
@@ -84,17 +88,13 @@ class TaskScorer:
         except RefusedError as error:
             raise UnfitError(error.what, where=error.where, fix=error.fix) from error
         merged = time.perf_counter() - began
-        return Scored({_name(task): _score(task, model) for task in self.questions}, merged)
+        answers = {_name(t): Answers(tuple(t.answer(model, t.ids)), t.average) for t in self.questions}
+        return Scored({name: answer.score for name, answer in answers.items()}, merged, answers)
 
 
 def _name(task: Task) -> str:
     """Call a task and its validation part alike, so that their scores can be compared."""
     return task.name.removesuffix(":validation")
-
-
-def _score(task: Task, model: LanguageModel) -> float:
-    outcomes = task.answer(model, task.ids)
-    return weighted_average([o.score for o in outcomes], [o.weight for o in outcomes], task.average)
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,20 @@ from deltasmith.formats.claim import take_lock
 from deltasmith.search.marks import Dimension, Ladder, Number
 from deltasmith.search.outcome import TrialResult
 from deltasmith.search.samplers import quiet
+from deltasmith.search.scoring import Scored
 
 __all__ = ["Asked", "Trials", "opened"]
 
 _FEW = 10
 """Fewer trials than this say nothing about which number mattered."""
 
+_BEST = 0.1
+"""The part of the trials that counts as good where it is asked which number mattered."""
+
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial under way: its number, from 0, and the value of every mark."""
+    """A trial under way: its number, from 1, and the value of every mark."""
 
     number: int
     values: Mapping[str, Number]
@@ -68,18 +72,14 @@ class Trials:
                     self._study.enqueue_trial(raw)
                 trial = self._study.ask()
             values = {d.name: d.span.value(_suggest(trial, d)) for d in self._dimensions}
-        return Asked(trial.number, values, trial)
+        return Asked(trial.number + 1, values, trial)
 
-    def tell(
-        self,
-        asked: Asked,
-        figures: Sequence[float],
-        scores: Mapping[str, float],
-        seconds: tuple[float, float],
-    ) -> None:
-        """Finish a trial with its objectives' figures; `seconds` are the merge's and all of the trial's."""
+    def tell(self, asked: Asked, figures: Sequence[float], scored: Scored, seconds: float) -> None:
+        """Finish a trial, which took `seconds` in all, with its objectives' figures."""
+        shares = [name for name, answers in scored.answers.items() if answers.share]
+        told = {"scores": dict(scored.scores), "seconds": [scored.merge_seconds, seconds], "shares": shares}
         with quiet():
-            for key, value in (("scores", dict(scores)), ("seconds", list(seconds))):
+            for key, value in told.items():
                 asked.trial.set_user_attr(key, value)
             self._study.tell(asked.trial, list(figures))
 
@@ -101,7 +101,7 @@ class Trials:
             self._study.set_user_attr(key, json.dumps(value))
 
     def importance(self) -> dict[str, float]:
-        """Say how much each number mattered for reaching good scores, as fractions of 1 (PED-ANOVA).
+        """Say how much each number mattered for being among the best tenth of trials, as fractions of 1.
 
         Empty with several objectives, a single mark, fewer than ten scored trials, or equal scores.
         Paper: Watanabe et al., "PED-ANOVA" (arXiv 2304.10255), as Optuna computes it.
@@ -113,7 +113,7 @@ class Trials:
             return {}
         with quiet():
             found = optuna.importance.get_param_importances(
-                self._study, evaluator=PedAnovaImportanceEvaluator()
+                self._study, evaluator=PedAnovaImportanceEvaluator(target_quantile=_BEST)
             )
         return {d.name: float(found.get(d.name, 0.0)) for d in self._dimensions}
 
@@ -125,7 +125,14 @@ class Trials:
         merge, total = told.get("seconds", (math.nan, math.nan))
         figures = tuple(trial.values or ()) if trial.state == TrialState.COMPLETE else ()
         return TrialResult(
-            trial.number, values, figures, told.get("scores", {}), merge, total, told.get("refused", "")
+            trial.number + 1,
+            values,
+            figures,
+            told.get("scores", {}),
+            merge,
+            total,
+            told.get("refused", ""),
+            frozenset(told.get("shares", ())),
         )
 
     def _states(self, *states: TrialState) -> list[FrozenTrial]:

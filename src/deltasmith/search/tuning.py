@@ -12,18 +12,21 @@ from deltasmith import __version__, api
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.recipe.tree import plain
+from deltasmith.search.answers import Interval, intervals_of
 from deltasmith.search.dpa import climb_of
 from deltasmith.search.edges import edge_warnings
 from deltasmith.search.marked import MarkedRecipe, load_marked
 from deltasmith.search.objectives import Objective, objectives_of
 from deltasmith.search.outcome import TrialResult, Tuned, balanced, best_of, front_of
-from deltasmith.search.running import Listener, Search
+from deltasmith.search.running import Listener, Notice, Search
 from deltasmith.search.scoring import Scorer, UnfitError
 from deltasmith.search.settings import Settings, require_extra
 
 __all__ = ["tune"]
 
 Scores = Mapping[str, float]
+_Test = tuple[Scores | None, Mapping[str, Interval]]
+"""Scores on the test set, and their intervals."""
 
 
 def tune(
@@ -36,6 +39,8 @@ def tune(
     overrides: Sequence[str] = (),
     stop: Stop | None = None,
     listener: Listener | None = None,
+    claim: Callable[[str], None] | None = None,
+    notice: Notice | None = None,
 ) -> Tuned:
     """Search for the numbers that a recipe marks: make and score the model of one trial after the other.
 
@@ -43,7 +48,8 @@ def tune(
     where it is complete without them. With a `storage` file the same call goes on where an earlier one was
     killed, or had fewer trials to do. A search belongs to recipe, models, validation, sampler, objectives and
     seed; where any of them has changed, another search is begun in the same file, and a warning says so.
-    `listener` hears of every trial that is done.
+    `listener` hears of every trial that is done, and `notice` of what should be known before the first one.
+    `claim` gets the search's digest before anything is kept; what it raises ends the call.
 
     Equal seeds visit equal numbers, resumed or not, as long as the scores are equal too, and the versions of
     Optuna and cmaes.
@@ -64,16 +70,18 @@ def tune(
     from deltasmith.search.study import opened
 
     digest = _digest(marked, validation, chosen)
+    if claim is not None:
+        claim(digest)
     directions = [goal.maximise for goal in goals]
     sampler = sampler_of(chosen.sampler, chosen.seed)
     with opened(storage, digest, marked.dimensions, directions, sampler) as trials:
-        search = Search(marked, validation, goals, trials, chosen, stop or Stop(), listener)
+        search = Search(marked, validation, goals, trials, chosen, stop or Stop(), listener, notice)
         if trials.others and not trials.finished:
-            search.warnings.append(
+            search.warn(
                 f"a new search is begun; {trials.others} in {storage} had another recipe, models, tasks or settings"
             )
         search.run(climb)
-        return _result(search, default, test)
+        return _result(search, default, test, digest)
 
 
 def _refuse_unfit(chosen: Settings, marked: MarkedRecipe, goals: Sequence[Objective]) -> None:
@@ -101,7 +109,7 @@ def _digest(marked: MarkedRecipe, validation: Scorer, chosen: Settings) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _result(search: Search, default: MarkedRecipe | None, test: Scorer | None) -> Tuned:
+def _result(search: Search, default: MarkedRecipe | None, test: Scorer | None, digest: str) -> Tuned:
     """Choose the best trial, score the default and the test set, and collect what to be wary of."""
     finished, goals = search.trials.finished, search.goals
     front = front_of(finished, goals) if len(goals) > 1 else ()
@@ -111,7 +119,9 @@ def _result(search: Search, default: MarkedRecipe | None, test: Scorer | None) -
             f"no model could be made in {len(finished)} trials", fix=f"the last one: {finished[-1].refused}"
         )
     untuned = None if default is None else default.mapping({})
-    on_validation = on_test = best_on_test = None
+    on_validation = None
+    best_on_test: _Test = (None, {})
+    on_test: _Test = (None, {})
     if untuned is not None:
         on_validation = _untuned(search, untuned)
         untuned = None if on_validation is None else untuned
@@ -130,11 +140,14 @@ def _result(search: Search, default: MarkedRecipe | None, test: Scorer | None) -
         ran=search.ran,
         front=front,
         default=on_validation,
-        test=best_on_test,
-        default_test=on_test,
+        test=best_on_test[0],
+        default_test=on_test[0],
+        test_intervals=best_on_test[1],
+        default_test_intervals=on_test[1],
         dense=search.dense,
         importance=search.trials.importance(),
         warnings=tuple(warnings),
+        digest=digest,
     )
 
 
@@ -171,19 +184,23 @@ def _settled(search: Search) -> TrialResult | None:
 
 def _tested(
     search: Search, best: TrialResult, untuned: Mapping[str, Any] | None, test: Scorer
-) -> tuple[Scores, Scores | None]:
+) -> tuple[_Test, _Test]:
     """Score the best trial and the default on the test set, each once in the life of the search."""
-    key = f"test {test.digest}"
+    key, spread = f"test {test.digest}", f"test intervals {test.digest}"
     seen: dict[str, dict[str, float]] = search.trials.note(key) or {}
+    intervals: dict[str, dict[str, Interval]] = search.trials.note(spread) or {}
 
-    def once(name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
+    def once(name: str, make: Callable[[], Mapping[str, Any]]) -> _Test:
         if name not in seen:
-            seen[name] = search.scores(test, make())
+            scored = search.scored(test, make())
+            seen[name], intervals[name] = dict(scored.scores), intervals_of(scored.answers)
+            search.trials.keep(spread, intervals)
             search.trials.keep(key, seen)
-        return seen[name]
+        return seen[name], {task: (low, high) for task, (low, high) in intervals.get(name, {}).items()}
 
-    tested = once(str(best.number), lambda: search.marked.mapping(best.values))
-    default = None if untuned is None else once("default", lambda: untuned)
+    # The storage counts trials from 0.
+    tested = once(str(best.number - 1), lambda: search.marked.mapping(best.values))
+    default: _Test = (None, {}) if untuned is None else once("default", lambda: untuned)
     looks = len(set(seen) - {"default"})
     if looks > 1:
         search.warnings.append(
