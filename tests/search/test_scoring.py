@@ -88,9 +88,10 @@ def test_intervals_and_shares_come_from_the_answers():
     found = intervals_of({"a": right, "b": half})
     assert found["a"] == wilson(6, 8)
     assert found["b"] == wilson(4, 8)
-    low, high = found["mean"]
-    assert found["b"][0] < low < 0.625 < high < found["a"][1]
-    assert high - low < found["a"][1] - found["a"][0]  # two tasks say more than one
+    assert found["mean"] == pytest.approx(wilson(10, 16))
+    uneven = intervals_of({"a": answers(*[1] * 60, *[0] * 20), "b": half})["mean"]
+    assert uneven == pytest.approx(wilson(0.625 * 4 / (1 / 80 + 1 / 8), 4 / (1 / 80 + 1 / 8)))
+    assert intervals_of({}) == {}
     assert intervals_of({"a": right})["mean"] == found["a"]
     assert "mean" not in intervals_of({"a": right, "b": answers(1.5, 2.5, average="perplexity")})
     assert intervals_of({"a": answers(0.3)}) == {}  # of one question nothing can be said

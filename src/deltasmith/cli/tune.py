@@ -243,7 +243,7 @@ def _next(tuned: Any, recipe: str, best: Path) -> str:
     if not tuned.overtaken:
         return f"next: deltasmith merge {best} OUT"
     better = "as it is" if tuned.sampler == "dpa" else "without its marks"
-    return f"next: {recipe} {better} is better on validation than any trial: merge that, or search longer or elsewhere"
+    return f"next: {recipe} {better} is better on validation than the best trial: merge that, or search elsewhere"
 
 
 def _print(tuned: Any) -> None:
