@@ -209,6 +209,12 @@ def test_shared_items_vary_together():
     assert width("shared") == pytest.approx(math.sqrt(3) * width("own"), rel=0.1)
 
 
+def test_many_small_tasks_are_not_drawn_towards_a_half():
+    scores = [[np.arange(16.0) < 13]] * 1
+    low, high = macro_interval([scores] * 10)
+    assert (low, high) == pytest.approx(wilson(130, 160), abs=0.02)
+
+
 def test_shares_stay_shares():
     low, high = nested_interval(np.repeat([[[1.0]], [[0.0]], [[1.0]]], 30, axis=2))
     assert (low, high) == (0.0, 1.0)

@@ -163,7 +163,8 @@ def draw(layout: Layout, average: Average, level: float, resamples: int, seed: i
     figures = np.zeros((layout.trained, resamples))
     for block in (block for task in layout.tasks for block in task):
         start = 0
-        for means in _item_means(block, layout.signs[block.rows], average, level, resamples, generator):
+        extra = _smoothing(block, layout.signs[block.rows], average, level, len(layout.tasks))
+        for means in _item_means(block, extra, resamples, generator):
             part = slice(start, start + means.shape[1])
             for place, row in zip(block.rows, _figures(means, average), strict=True):
                 figures[layout.seeds[place], part] += shares[place, part] * row
@@ -193,7 +194,7 @@ def _mask_shares(layout: Layout, resamples: int, generator: _Generator) -> Float
 
 
 def _item_means(
-    block: _Block, signs: Floats, average: Average, level: float, resamples: int, generator: _Generator
+    block: _Block, extra: tuple[Floats, Floats] | None, resamples: int, generator: _Generator
 ) -> Iterator[Floats]:
     """Yield the weighted means of resampled items, (rows, resamples of this chunk), within bounded memory."""
     items = block.weights.size
@@ -201,11 +202,10 @@ def _item_means(
     # Items with the same scores are as good as one drawn that many times more often.
     distinct, counts = np.unique(columns, axis=1, return_counts=True)
     chances = counts.astype(np.float64)
-    smoothed = average == "mean" and even(block.weights) and binary(block.values)
-    if smoothed:
-        extra, added = _smoothing(block, signs, level)
-        distinct, chances = np.concatenate([distinct, extra], axis=1), np.concatenate([chances, added])
-    counting = smoothed or counts.size <= _FEW
+    if extra is not None:
+        distinct = np.concatenate([distinct, extra[0]], axis=1)
+        chances = np.concatenate([chances, extra[1]])
+    counting = extra is not None or counts.size <= _FEW
     step = max(1, _CELLS // (chances.size if counting else items))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
@@ -217,18 +217,25 @@ def _item_means(
         yield sums[:-1] / sums[-1]
 
 
-def _smoothing(block: _Block, signs: Floats, level: float) -> tuple[Floats, Floats]:
-    """Return items to add, as columns, and how many of each; they matter only near 0 and 1.
+def _smoothing(
+    block: _Block, signs: Floats, average: Average, level: float, tasks: int
+) -> tuple[Floats, Floats] | None:
+    """Return items to add, as columns, and how many of each; None where scores are not all 0 or 1.
+
+    They matter only near 0 and 1. Tasks share them: the mean of many tasks has a narrow interval, and items added
+    to each would move it towards a half.
 
     One method: z²/2 right and as many wrong (Agresti and Coull 1998, "Approximate is better than 'exact'", Am.
     Stat. 52). Two: half an item in each cell of right and wrong (Agresti and Min 2005, "Simple improved
     confidence intervals for comparing matched proportions", Stat. Med. 24).
     """
+    if average != "mean" or not even(block.weights) or not binary(block.values):
+        return None
     alone = bool((signs > 0).all())
     cells = [(0.0, 0.0), (1.0, 1.0)] if alone else [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
     each = normal_quantile(level) ** 2 / 2 if alone else 0.5
     columns = [[*np.where(signs > 0, *cell), 1.0] for cell in cells]
-    return np.array(columns).T * block.weights[0], np.full(len(cells), each)
+    return np.array(columns).T * block.weights[0], np.full(len(cells), each / tasks)
 
 
 def _figures(means: Floats, average: Average) -> Floats:
