@@ -45,6 +45,20 @@ def test_an_interrupted_run_goes_on(family: Path, tmp_path: Path) -> None:
     assert row.accuracy > 0.95
 
 
+def test_rows_of_other_models_are_not_taken_over(family: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def run() -> None:
+        places = (family, tmp_path / "results", tmp_path / "parts", (0,))
+        run_experiments(*places, experiments=("family",), regimes=("small",), say=said.append)
+
+    run()
+    record = family / "seed0" / "RECORD.json"
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 7'))
+    run()
+    assert said.count("1 jobs, 0 of them done before") == 2
+
+
 def test_a_missing_model_is_named(family: Path, tmp_path: Path) -> None:
     shutil.rmtree(family / "seed0" / "large" / "code")
     with pytest.raises(DamagedInputError, match="large/code"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deltasmith import __version__
 from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.lab import EXPERTS, REGIMES
 from deltasmith.lab.bench import HELD_OUT, Bench
@@ -17,6 +19,8 @@ from deltasmith.lab.made import made
 from deltasmith.lab.rows import Results, Row, load_results
 
 __all__ = ["EXPERIMENTS", "Job", "run_experiments"]
+
+_RECORD = "RECORD.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,18 @@ class Job:
     def part(self) -> str:
         """Name the file that holds this job's rows."""
         return f"{self.experiment}-seed{self.train_seed}-{self.regime}.json"
+
+    @property
+    def digest(self) -> str:
+        """Hash what the rows depend on: this version, the number of items, and the families' records."""
+        families = (self.folder(self.train_seed), self.stranger)
+        records = b"".join((folder / _RECORD).read_bytes() for folder in families)
+        return hashlib.sha256(f"{__version__} {sorted(HELD_OUT.items())}".encode() + records).hexdigest()
+
+    def done(self, parts: Path) -> bool:
+        """Tell whether `parts` holds this job's rows, of these models."""
+        path = parts / self.part
+        return path.exists() and load_results(path).settings.get("of") == self.digest
 
 
 def _family(job: Job) -> Iterator[Row]:
@@ -103,8 +119,8 @@ def run_experiments(
 ) -> dict[str, Results]:
     """Run what `parts` does not hold yet and write `OUT/EXPERIMENT.json` for each experiment.
 
-    A job's rows land in `parts` when it is done, so an interrupted run goes on where it stopped; `parts` belongs to
-    one family. Every job computes on one thread, and rows do not depend on `jobs`.
+    A job's rows land in `parts` when it is done, so an interrupted run goes on where it stopped; rows of other models
+    or of another version are computed anew. Every job computes on one thread, and rows do not depend on `jobs`.
     """
     todo = [
         Job(name, family, seed, regime, tuple(seeds))
@@ -113,7 +129,7 @@ def run_experiments(
         for regime in regimes
     ]
     _refuse_missing(todo)
-    fresh = [job for job in todo if not (parts / job.part).exists()]
+    fresh = [job for job in todo if not job.done(parts)]
     say(f"{len(todo)} jobs, {len(todo) - len(fresh)} of them done before")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
@@ -132,7 +148,7 @@ def _work(job: Job, parts: Path) -> None:
 
     with threadpool_limits(limits=1):
         rows = tuple(EXPERIMENTS[job.experiment](job))
-    Results(job.experiment, {}, rows).save(parts / job.part)
+    Results(job.experiment, {"of": job.digest}, rows).save(parts / job.part)
 
 
 def _combined(name: str, out: Path, parts: Path, jobs: Sequence[Job]) -> Results:
@@ -150,7 +166,7 @@ def _combined(name: str, out: Path, parts: Path, jobs: Sequence[Job]) -> Results
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "RECORD.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     return found
 
 
@@ -159,9 +175,12 @@ def _refuse_missing(jobs: Sequence[Job]) -> None:
         raise RefusedError("nothing to run", fix="name at least one experiment, seed and regime")
     wanted = dict.fromkeys(path for job in jobs for path in (job.bench.base, *map(job.bench.expert, EXPERTS)))
     missing = [str(path) for path in wanted if not (path / "config.json").is_file()]
+    missing += [
+        str(path) for path in {job.folder(job.train_seed) / _RECORD for job in jobs} if not path.is_file()
+    ]
     if missing:
         raise DamagedInputError(
-            f"{len(missing)} models of the family are missing, the first is {missing[0]}",
+            f"{len(missing)} files of the family are missing, the first is {missing[0]}",
             where=str(jobs[0].family),
             fix="build them with `deltasmith lab build`",
         )
