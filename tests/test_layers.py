@@ -16,8 +16,9 @@ LAYERS = [
     ["errors"],
     ["table"],
     ["kernels"],
-    ["formats"],
     ["operation"],
+    ["codecs"],
+    ["formats"],
     ["surveys"],
     ["edits", "merges"],
     ["planning"],
@@ -25,13 +26,16 @@ LAYERS = [
     ["recipe"],
     ["api"],
     ["conversion", "unpickle"],
+    ["packing"],
+    ["runtime"],
     ["evaluate"],
+    ["upscaling", "distillation"],
     ["search"],
     ["lab"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-WINGS = {"evaluate", "search", "lab"}
+WINGS = {"runtime", "evaluate", "upscaling", "distillation", "search", "lab"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,0 +1,1 @@
+"""The codecs: delta ↔ named arrays, one file each."""

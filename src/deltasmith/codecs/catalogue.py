@@ -1,0 +1,114 @@
+"""The explicit union of codecs: which record each name stands for, in each dialect, and how a user writes one.
+
+A record is written "module:Class" and imported when it is first asked for. A new codec is one file beside this
+one, one line below, and one example in tests/codecs/examples.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import pydantic
+
+from deltasmith.codecs.protocol import Codec
+from deltasmith.errors import RecipeError, printable
+
+__all__ = ["CODECS", "codec_class", "codec_from", "codec_name", "codec_text", "codec_tree"]
+
+CODECS: Mapping[str, str] = {
+    "bitdelta": "bitdelta:BitDelta",
+    "bitdelta_random": "bitdelta_random:BitDeltaRandom",
+    "magnitude_blocks": "magnitude_blocks:MagnitudeBlocks",
+    "residual_bits": "residual_bits:ResidualBits",
+    "emr": "emr:Emr",
+    "sparse": "sparse:Sparse",
+    "low_rank": "low_rank:LowRank",
+    "claq": "claq:Claq",
+    "lossless": "lossless:Lossless",
+    "dense": "dense:Dense",
+}
+
+
+@cache
+def codec_class(name: str) -> type[Codec]:
+    """Import the record that a codec's name stands for; RecipeError with a suggestion if there is none."""
+    if name not in CODECS:
+        import difflib
+
+        near = difflib.get_close_matches(name, CODECS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CODECS)}"
+        raise RecipeError(f"no codec is called {printable(repr(name), 60)}", fix=hint)
+    module, _, record = CODECS[name].partition(":")
+    found: type[Codec] = getattr(import_module(f"deltasmith.codecs.{module}"), record)
+    return found
+
+
+def codec_name(codec: Codec) -> str:
+    """Return the name under which a codec stands in the table."""
+    kind = type(codec)
+    module = kind.__module__.rpartition(".")[2]
+    return next(name for name, target in CODECS.items() if target == f"{module}:{kind.__name__}")
+
+
+def codec_tree(codec: Codec) -> dict[str, dict[str, Any]]:
+    """Return a codec as plain data, {name: {field: value}}, the fields at their defaults included."""
+    return {codec_name(codec): codec.model_dump(mode="json")}
+
+
+def codec_text(codec: Codec) -> str:
+    """Write a codec in one line, with the fields that are not at their defaults: `low_rank:rank=16`."""
+    changed = codec.model_dump(mode="json", exclude_defaults=True)
+    fields = ",".join(f"{key}={value}" for key, value in changed.items())
+    return codec_name(codec) + (f":{fields}" if fields else "")
+
+
+def codec_from(tree: str | Mapping[str, Any]) -> Codec:
+    """Read a codec as users write it: `bitdelta`, `low_rank:rank=16,dtype=float16`, or `{low_rank: {rank: 16}}`.
+
+    Raises:
+        RecipeError: no such codec, an unknown field, or a value out of range.
+    """
+    name, fields = _split(tree)
+    kind = codec_class(name)
+    try:
+        return kind.model_validate(fields)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(kind.model_fields) or "none"
+        raise RecipeError(
+            f"{printable(field, 60) + ': ' if field else ''}{first['msg']}",
+            where=f"codec {name}",
+            fix=f"its fields are: {known}",
+        ) from error
+
+
+def _split(tree: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return name and fields of any spelling."""
+    if isinstance(tree, Mapping):
+        if len(tree) != 1:
+            raise RecipeError(
+                "a codec is written {name: {field: value}}", where=printable(str(dict(tree)), 120)
+            )
+        name, fields = next(iter(tree.items()))
+        if not isinstance(fields or {}, Mapping):
+            raise RecipeError("the fields of a codec are a mapping", where=printable(str(name), 60))
+        return str(name), dict(fields or {})
+    import yaml
+
+    text = tree.strip()
+    if text.startswith("{"):
+        return _split(yaml.safe_load(text))
+    name, _, rest = text.partition(":")
+    fields = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise RecipeError(
+                f"{printable(item, 60)!r} is not field=value", where=f"codec {printable(name, 60)}"
+            )
+        fields[key.strip()] = yaml.safe_load(value)
+    return name, fields
