@@ -11,6 +11,7 @@ from toy_writer import PARTIAL, SPECS, names, produce, start, tree
 
 from deltasmith.errors import RefusedError
 from deltasmith.formats import output as module
+from deltasmith.formats import staging
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def steps_of(monkeypatch, act, at):
     with monkeypatch.context() as patch:
         for name in ("pwrite", "fsync", "rename", "replace", "unlink", "mkdir", "rmdir", "ftruncate"):
             patch.setattr(os, name, watched(getattr(os, name)))
-        for target, name in ((module, "exchange"), (module, "allocate")):
+        for target, name in ((staging, "exchange"), (module, "allocate")):
             patch.setattr(target, name, watched(getattr(target, name)))
         with suppress(Killed):
             act()

@@ -31,7 +31,7 @@ from deltasmith.errors import (
     RefusedError,
     ResourceError,
 )
-from deltasmith.formats import claim
+from deltasmith.formats import claim, staging
 from deltasmith.formats import output as module
 from deltasmith.formats.output import Output
 
@@ -228,7 +228,7 @@ def test_what_is_no_model_is_not_replaced_even_when_asked(out, kind, monkeypatch
 @pytest.mark.parametrize("swap", ["exchange", "two renames"])
 def test_fault_61_overwriting_swaps_at_the_end(out, tmp_path, monkeypatch, swap, undisturbed):
     if swap == "two renames":
-        monkeypatch.setattr(module, "exchange", lambda one, other: False)
+        monkeypatch.setattr(staging, "exchange", lambda one, other: False)
     out.mkdir()
     (out / "manifest.json").write_bytes(b"old")
     (out / "folder").mkdir()
@@ -241,7 +241,7 @@ def test_fault_61_overwriting_swaps_at_the_end(out, tmp_path, monkeypatch, swap,
 
 
 def test_fault_61_a_failing_second_rename_puts_the_old_model_back(out, tmp_path, monkeypatch, undisturbed):
-    monkeypatch.setattr(module, "exchange", lambda one, other: False)
+    monkeypatch.setattr(staging, "exchange", lambda one, other: False)
     out.mkdir()
     (out / "config.json").write_bytes(b"old")
     with monkeypatch.context() as patch, pytest.raises(ResourceError), opened(out, overwrite=True) as output:

@@ -15,21 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deltasmith.errors import DeltasmithError, RefusedError, ResourceError, printable
-from deltasmith.formats.claim import Lock, check_place, resolve_output, sweep_lock, take_lock
+from deltasmith.errors import DeltasmithError, ResourceError, printable
 from deltasmith.formats.hashing import hash_file_range
 from deltasmith.formats.journal import Journal, replay
 from deltasmith.formats.layout import INDEX_NAME, Layout, Shard
-from deltasmith.formats.sniff import open_regular
-from deltasmith.formats.system import (
-    allocate,
-    boot_id,
-    exchange,
-    resource_error,
-    start_writeback,
-    sync_folder,
-    write_all,
-)
+from deltasmith.formats.staging import Staging, is_useless, refuse_link
+from deltasmith.formats.system import allocate, boot_id, resource_error, start_writeback, write_all
 
 __all__ = ["JOURNAL_NAME", "MANIFEST_NAME", "Output"]
 
@@ -38,8 +29,6 @@ MANIFEST_NAME = "manifest.json"
 
 _WRITEBACK = 32 << 20
 """Bytes written to a shard between two requests to begin writing them to disk."""
-_NO_USE_TO_RESUME = {1, 2, 3, 6}
-"""Exit codes after which the same command would fail the same way, so nothing is kept for it."""
 
 
 class Output:
@@ -49,15 +38,10 @@ class Output:
     `write` and `finish` may be called from several threads at once.
     """
 
-    def __init__(
-        self, out: Path, layout: Layout, plan_hash: str, lock: Lock, journal: Journal, *, overwrite: bool
-    ) -> None:
+    def __init__(self, staging: Staging, layout: Layout, journal: Journal) -> None:
         """Hold what `open` has prepared."""
-        self.out, self.layout = out, layout
-        self.partial = _neighbour(out, "partial", plan_hash)
-        self.published = False
-        self._replaced = _neighbour(out, "replaced", plan_hash)
-        self._overwrite, self._lock, self._journal = overwrite, lock, journal
+        self.layout = layout
+        self._staging, self._journal = staging, journal
         self._fds: list[int] = []
         self._since = [0] * len(layout.shards)
         self._finished: dict[str, str] = {}
@@ -81,17 +65,15 @@ class Output:
         RefusedError (see `claim.check_place`, `claim.take_lock`) and ResourceError (no space, no
         permission).
         """
-        out = resolve_output(Path(out))
-        partial = _neighbour(out, "partial", plan_hash)
-        lock = _claim(out, _neighbour(out, "replaced", plan_hash), inputs, overwrite=overwrite)
+        staging = Staging.claim(out, plan_hash, inputs, overwrite=overwrite)
         try:
-            finished, journal = _resume(partial, layout, plan_hash, recheck)
+            finished, journal = _resume(staging.partial, layout, plan_hash, recheck)
         except BaseException:
-            if not (partial / JOURNAL_NAME).exists():
-                shutil.rmtree(partial, ignore_errors=True)
-            lock.release()
+            if not (staging.partial / JOURNAL_NAME).exists():
+                shutil.rmtree(staging.partial, ignore_errors=True)
+            staging.lock.release()
             raise
-        output = cls(out, layout, plan_hash, lock, journal, overwrite=overwrite)
+        output = cls(staging, layout, journal)
         output._finished = finished
         try:
             for shard in layout.shards:
@@ -100,6 +82,21 @@ class Output:
             output.__exit__(type(error), error, None)
             raise
         return output
+
+    @property
+    def out(self) -> Path:
+        """Return where the model will be, links followed."""
+        return self._staging.out
+
+    @property
+    def partial(self) -> Path:
+        """Return where the model is written until then."""
+        return self._staging.partial
+
+    @property
+    def published(self) -> bool:
+        """Tell whether the model is in its place."""
+        return self._staging.published
 
     @property
     def finished(self) -> dict[str, str]:
@@ -146,41 +143,17 @@ class Output:
             raise DeltasmithError(f"{len(missing)} tensors were never finished", where=printable(missing[0]))
         for name in files:
             _check_name(name)
-        if not self._overwrite and self.out.is_dir() and any(self.out.iterdir()):
-            raise ResourceError(
-                "files have appeared in the output while it was being written",
-                where=printable(os.fspath(self.out)),
-                fix="move them away, and run the same command again",
-            )
+        self._staging.refuse_newcomers()
         last = {INDEX_NAME: self.layout.index} if self.layout.index is not None else {}
         try:
             self._seal_shards()
             for name, content in [*sorted(files.items()), *last.items(), (MANIFEST_NAME, manifest)]:
-                _place(self.partial, name, content)
+                self._staging.place(name, content)
             self._journal.close()
-            sync_folder(self.partial)
-            self._move_in()
-            self.published = True
-            sync_folder(self.out)
-            sync_folder(self.out.parent)
+            self._staging.publish(JOURNAL_NAME)
         except OSError as cause:
             raise resource_error(cause, cause.filename or self.partial) from cause
-        return (*_remove(self._replaced), *_remove(self.partial))
-
-    def _move_in(self) -> None:
-        """Rename the partial folder, less its journal, to OUT; put the journal back if that fails.
-
-        Killed between the two, a run has to be repeated from the beginning: the price for never showing a
-        journal in OUT, and for never mistaking an old model, swapped out, for a half-written new one.
-        """
-        journal = self.partial / JOURNAL_NAME
-        lines = journal.read_bytes()
-        journal.unlink()
-        try:
-            self._swap()
-        except OSError:
-            _place(self.partial, JOURNAL_NAME, lines)
-            raise
+        return self._staging.tidy()
 
     def _seal_shards(self) -> None:
         """Flush every shard, and see that a reader would find the header and the size that were planned."""
@@ -197,24 +170,10 @@ class Output:
                 self._finished.clear()
                 raise ResourceError("the file was changed by someone else", where=printable(os.fspath(path)))
 
-    def _swap(self) -> None:
-        """Rename the partial folder to OUT; an old OUT stays complete until the new one is in its place."""
-        if not (self._overwrite and self.out.is_dir() and any(self.out.iterdir())):
-            self.partial.rename(self.out)  # fails if OUT is a folder that is not empty
-        elif not exchange(self.partial, self.out):
-            self.out.rename(self._replaced)
-            try:
-                self.partial.rename(self.out)
-            except OSError:
-                self._replaced.rename(self.out)
-                raise
-
     def discard(self) -> None:
         """Give up: remove the partial folder. OUT itself is left as it was."""
         self._close_files()
-        if not self.published:
-            shutil.rmtree(self.partial, ignore_errors=True)
-        self._lock.release()
+        self._staging.discard()
 
     def close(self) -> None:
         """Close all files and release the lock; the partial folder stays, for the run that resumes it.
@@ -222,7 +181,7 @@ class Output:
         No thread may be writing any more.
         """
         self._close_files()
-        self._lock.release()
+        self._staging.lock.release()
 
     def _close_files(self) -> None:
         while self._fds:
@@ -236,42 +195,10 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Keep the partial folder where resuming can help, remove it where it cannot."""
-        if error is not None and (_useless(error) or not self._finished):
+        if error is not None and (is_useless(error) or not self._finished):
             self.discard()
         else:
             self.close()
-
-
-def _useless(error: BaseException) -> bool:
-    """Tell whether the same command would meet the same error again, so that nothing need be kept for it."""
-    return isinstance(error, DeltasmithError) and error.exit_code in _NO_USE_TO_RESUME
-
-
-def _neighbour(out: Path, kind: str, plan_hash: str) -> Path:
-    """Name a folder beside OUT: `partial` is being written, `replaced` an old OUT that has made room."""
-    return out.with_name(f"{out.name}.{kind}-{plan_hash[:8]}")
-
-
-def _claim(out: Path, replaced: Path, inputs: Sequence[Path], *, overwrite: bool) -> Lock:
-    """Check the place, lock it, and check again: whoever held the lock before may have published."""
-    try:
-        check_place(out, inputs, overwrite=overwrite)
-    except RefusedError:
-        sweep_lock(out)
-        raise
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise resource_error(cause, out.parent) from cause
-    lock = take_lock(out)
-    try:
-        if replaced.is_dir() and not os.path.lexists(out):
-            replaced.rename(out)  # an earlier run was killed between two renames: the old model goes back
-        check_place(out, inputs, overwrite=overwrite)
-    except BaseException:
-        lock.release()
-        raise
-    return lock
 
 
 def _resume(partial: Path, layout: Layout, plan: str, recheck: bool) -> tuple[dict[str, str], Journal]:
@@ -279,8 +206,7 @@ def _resume(partial: Path, layout: Layout, plan: str, recheck: bool) -> tuple[di
 
     The journal comes before any shard is made anew, so that it never vouches for a tensor in a fresh one.
     """
-    if partial.is_symlink():
-        raise RefusedError("the folder to write in is a link", where=printable(os.fspath(partial)))
+    refuse_link(partial)
     try:
         partial.mkdir(exist_ok=True)
         boot = boot_id()
@@ -357,33 +283,3 @@ def _check_name(name: str) -> None:
     weights = parts[0].startswith("model") or name.endswith(".safetensors")
     if not plain or len(parts) > 2 or weights or name in (MANIFEST_NAME, JOURNAL_NAME):
         raise ValueError(f"{name!r} cannot be the name of a side file")
-
-
-def _place(folder: Path, name: str, content: bytes | Path) -> None:
-    """Write one side file so that it is whole under its name, or absent."""
-    path = folder / name
-    if path.parent != folder:
-        path.parent.mkdir(exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            with os.fdopen(open_regular(content), "rb") as source:
-                shutil.copyfileobj(source, file, 1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    if path.parent != folder:
-        sync_folder(path.parent)
-
-
-def _remove(folder: Path) -> tuple[str, ...]:
-    """Remove the old model; a failure is worth a warning, since the new one is in place."""
-    if not folder.exists():
-        return ()
-    try:
-        shutil.rmtree(folder)
-    except OSError as cause:
-        return (f"the old output could not be removed: {printable(str(cause))}",)
-    return ()
