@@ -1,7 +1,8 @@
 """deltasmith: edit, merge, pack and explain delta parameters, what fine-tuning changed in a model.
 
 `deltasmith.merge("recipe.yaml", "out")` is the whole of the main job; `plan`, `verify` and `diff` stand beside it,
-`evaluate_model`, `compare` and `tune` tell whether the result is any good.
+`evaluate_model`, `compare` and `tune` tell whether the result is any good; `pack`, `unpack` and `inspect` keep a
+fine-tune in a tenth of the space.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ __all__ = [
     "compute",
     "diff",
     "evaluate_model",
+    "inspect",
     "merge",
     "open_model",
+    "pack",
     "plan",
     "tune",
+    "unpack",
     "verify",
 ]
 
@@ -27,9 +31,17 @@ if TYPE_CHECKING:
     from deltasmith.api import compute, diff, merge, open_model, plan, verify
     from deltasmith.evaluate.compare import compare
     from deltasmith.evaluate.run import evaluate_model
+    from deltasmith.packing import inspect, pack, unpack
     from deltasmith.search import tune
 
-_ELSEWHERE = {"compare": "evaluate.compare", "evaluate_model": "evaluate.run", "tune": "search"}
+_ELSEWHERE = {
+    "compare": "evaluate.compare",
+    "evaluate_model": "evaluate.run",
+    "inspect": "packing",
+    "pack": "packing",
+    "tune": "search",
+    "unpack": "packing",
+}
 
 
 def __getattr__(name: str) -> Any:

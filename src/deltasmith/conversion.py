@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,20 +17,21 @@ from deltasmith import __version__
 from deltasmith.api import SHARD_BYTES, MergeResult, available_threads
 from deltasmith.engine.evaluator import Evaluator
 from deltasmith.engine.memory import DEFAULT_MEMORY, budget
-from deltasmith.engine.progress import Silent
+from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.run import execute
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import DamagedInputError, MissingExtraError, RefusedError, printable
 from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.layout import plan_layout
 from deltasmith.formats.manifest import Lineage, Manifest
-from deltasmith.formats.opening import open_model
+from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.output import Output
 from deltasmith.formats.publish import side_files
 from deltasmith.planning.align import copy_of
 from deltasmith.recipe.publication import input_record, tensor_records
+from deltasmith.table.checkpoint import Checkpoint
 
-__all__ = ["PICKLES", "convert"]
+__all__ = ["PICKLES", "convert", "copy_model"]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _SECONDS = 3600
@@ -49,34 +50,67 @@ def convert(
     Raises MissingExtraError for pickles where torch is not installed, DamagedInputError for what cannot be read,
     RefusedError for adapters (merge them instead) and as `merge` does for `out`.
     """
-    began = time.perf_counter()
     with _readable(Path(source)) as readable:
         model = open_model(str(readable), relative_to=Path())
         if model.checkpoint is None:
             raise RefusedError(
                 "an adapter is not a model by itself", where=printable(str(source)), fix="merge it"
             )
-        plan = copy_of(model.checkpoint)
-        layout = plan_layout([row.spec for row in plan.rows], shard_size)
-        hashes = {file.name: sha256_of(file.path) for file in model.files}
-        stamp = xxhash.xxh3_128_hexdigest(repr((__version__, layout.digest, sorted(hashes.items()))).encode())
-        limits = budget(plan, DEFAULT_MEMORY, available_threads())
-        with Output.open(Path(out), layout, stamp, overwrite=overwrite, inputs=[Path(source)]) as output:
-            order = [name for shard in layout.shards for name in shard.tensors]
-            execute(Evaluator(plan), output, order, limits, stop or Stop(), Silent())
-            model.check_unchanged()
-            beside = side_files(model.folder, model.folder)
-            name = Path(source).name
-            manifest = Manifest(
-                __version__,
-                {"convert": name},
-                0,
-                [input_record("base", name, model, hashes)],
-                Lineage("base", (), "convert"),
-                tensor_records(plan, layout, output.finished),
-                beside.warnings,
-            )
-            late = output.publish(beside.files, manifest.encode())
+        return copy_model(
+            model.checkpoint,
+            model,
+            Path(source),
+            Path(out),
+            shard_size=shard_size,
+            overwrite=overwrite,
+            stop=stop,
+        )
+
+
+def copy_model(
+    checkpoint: Checkpoint,
+    model: OpenedModel,
+    source: Path,
+    out: Path,
+    *,
+    kind: str = "convert",
+    check: Callable[[dict[str, str]], None] = lambda digests: None,
+    shard_size: int = SHARD_BYTES,
+    overwrite: bool = False,
+    threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> MergeResult:
+    """Write every tensor of a checkpoint, byte for byte, to the folder `out`, with the side files of `model`.
+
+    `kind` is what the manifest calls it; `check` sees the hashes of all tensors before anything is published, and
+    raises if they will not do. Raises what `convert` raises.
+    """
+    began = time.perf_counter()
+    plan = copy_of(checkpoint)
+    layout = plan_layout([row.spec for row in plan.rows], shard_size)
+    hashes = {file.name: sha256_of(file.path) for file in model.files}
+    stamp = xxhash.xxh3_128_hexdigest(
+        repr((__version__, kind, layout.digest, sorted(hashes.items()))).encode()
+    )
+    limits = budget(plan, memory, threads or available_threads())
+    with Output.open(out, layout, stamp, overwrite=overwrite, inputs=[source]) as output:
+        order = [name for shard in layout.shards for name in shard.tensors]
+        execute(Evaluator(plan), output, order, limits, stop or Stop(), progress or Silent())
+        model.check_unchanged()
+        check(output.finished)
+        beside = side_files(model.folder, model.folder)
+        manifest = Manifest(
+            __version__,
+            {kind: source.name},
+            0,
+            [input_record("base", source.name, model, hashes)],
+            Lineage("base", (), kind),
+            tensor_records(plan, layout, output.finished),
+            beside.warnings,
+        )
+        late = output.publish(beside.files, manifest.encode())
     nbytes = sum(file.nbytes for file in model.files)
     seconds = time.perf_counter() - began
     return MergeResult(str(out), len(plan.rows), nbytes, layout.nbytes, seconds, (*beside.warnings, *late))

@@ -17,7 +17,7 @@ from deltasmith.operation.reference import shaped
 from deltasmith.planning.plan import Row, Site
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["Asked", "needs_survey", "prepare", "survey_locally"]
+__all__ = ["Asked", "needs_survey", "on_demand", "prepare", "survey_locally"]
 
 _PIECE = 128
 """Elements in one piece of a sampled survey: short, so that a sample of fixed size visits many places."""
@@ -60,7 +60,7 @@ def prepare(evaluator: Evaluator, threads: int, tile: int, stop: Stop, progress:
     """Run every shared survey of a plan, and of the plans nested in it."""
     for below in _nested(evaluator):
         prepare(below, threads, tile, stop, progress)
-        below.survey_tensor = _on_demand(tile)
+        below.survey_tensor = on_demand(tile)
     rows = list(evaluator.merged_rows())
     shared = {site for row in rows for site in _sites(row) if _wants_shared(site)}
     while asked := _ask(evaluator, rows, shared):
@@ -80,7 +80,9 @@ def needs_survey(evaluator: Evaluator, row: Row) -> bool:
     return any(True for _ in _next_sites(evaluator, row, {}))
 
 
-def _on_demand(tile: int) -> Callable[[Evaluator, Row], None]:
+def on_demand(tile: int) -> Callable[[Evaluator, Row], None]:
+    """Return what an evaluator calls to run a tensor's own surveys when that tensor is first read."""
+
     def survey_tensor(evaluator: Evaluator, row: Row) -> None:
         survey_locally(evaluator, [row], 1, tile, Stop(), lambda n: None)
 

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ __all__ = ["HashCache", "blob_sha256", "cache_path", "sha256_of"]
 
 _CHUNK = 1 << 20
 _HEX = re.compile(r"[0-9a-f]{64}")
+_KNOWN = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 _MOST = 20_000  # remembered files
 _MAX_BYTES = 16 << 20
 _SETTLED_NS = 2_000_000_000  # file systems with coarse clocks: a later write may leave the same time stamp
@@ -38,15 +39,24 @@ class HashCache:
 
     def get(self, status: os.stat_result) -> str | None:
         """Return the hash of a file in exactly this state, if it is known."""
-        return self._load().get(_key(status))
+        return self.recall(_key(status))
 
     def put(self, status: os.stat_result, digest: str) -> None:
         """Remember a hash, unless the file is so young that a later change could go unnoticed."""
-        if self._path is None or self._clock() - max(status.st_ctime_ns, status.st_mtime_ns) < _SETTLED_NS:
+        self.remember(_key(status), digest, [status])
+
+    def recall(self, key: str) -> str | None:
+        """Return the hash that was remembered under a key."""
+        return self._load().get(key)
+
+    def remember(self, key: str, digest: str, files: Sequence[os.stat_result]) -> None:
+        """Remember a hash that depends on these files, unless one of them is too young."""
+        newest = max(max(status.st_ctime_ns, status.st_mtime_ns) for status in files)
+        if self._path is None or self._clock() - newest < _SETTLED_NS:
             return
         entries = self._load()
-        entries.pop(_key(status), None)
-        kept = dict(list(entries.items())[-(_MOST - 1) :]) | {_key(status): digest}
+        entries.pop(key, None)
+        kept = dict(list(entries.items())[-(_MOST - 1) :]) | {key: digest}
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".sha256-")
@@ -70,7 +80,7 @@ class HashCache:
             return {}
         if not isinstance(entries, dict):
             return {}
-        return {k: v for k, v in entries.items() if isinstance(v, str) and _HEX.fullmatch(v)}
+        return {k: v for k, v in entries.items() if isinstance(v, str) and _KNOWN.fullmatch(v)}
 
 
 def cache_path() -> Path | None:

@@ -20,6 +20,7 @@ from deltasmith.errors import DamagedInputError
 __all__ = [
     "CHUNK",
     "ChunkHasher",
+    "SequentialHasher",
     "combine_chunks",
     "file_chunks",
     "hash_bytes",
@@ -125,6 +126,40 @@ class ChunkHasher:
         if self._missing:
             raise ValueError(f"{self._missing} of {len(self._digests)} chunks are not complete")
         return xxhash.xxh3_128_hexdigest(b"".join(d for d in self._digests if d is not None))
+
+
+class SequentialHasher:
+    """Hash one tensor whose bytes come in order, without knowing beforehand how many.
+
+    >>> hasher = SequentialHasher()
+    >>> hasher.add(b"hel"); hasher.add(b"lo")
+    >>> hasher.digest() == hash_bytes(b"hello")
+    True
+    """
+
+    def __init__(self) -> None:
+        """Begin with no bytes."""
+        self._digests: list[bytes] = []
+        self._state = xxhash.xxh3_128()
+        self._filled = 0
+
+    def add(self, data: Any) -> None:
+        """Take the next bytes, any contiguous buffer."""
+        view = memoryview(data)
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        while view.nbytes:
+            piece = view[: CHUNK - self._filled]
+            self._state.update(piece)
+            self._filled += piece.nbytes
+            view = view[piece.nbytes :]
+            if self._filled == CHUNK:
+                self._digests.append(self._state.digest())
+                self._state, self._filled = xxhash.xxh3_128(), 0
+
+    def digest(self) -> str:
+        """Return the tensor's hash as 32 hexadecimal digits."""
+        last = [self._state.digest()] if self._filled else []
+        return xxhash.xxh3_128_hexdigest(b"".join(self._digests + last))
 
 
 def combine_chunks(chunks: Iterable[Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a recipe calls a model, opened: a folder, an adapter, a single file, here or on the hub."""
+"""What a recipe calls a model, opened: a folder, an adapter, a packed delta, a single file, here or on the hub."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltasmith.errors import DamagedInputError, RefusedError
+from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.adapter import CONFIG, Adapter, open_adapter, refuse_foreign_lora
 from deltasmith.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from deltasmith.formats.hf_folder import INDEX, WEIGHTS, Folder, SingleFile, open_folder, open_single
 from deltasmith.formats.hub import Resolved, resolve
+from deltasmith.formats.json_file import read_json_object
+from deltasmith.formats.packed import PACKED_NAME, Packed, PackedDelta, PackedModel, is_packed, open_packed
 from deltasmith.table.checkpoint import Checkpoint, SourceFile
 
-__all__ = ["OpenedModel", "open_model"]
+__all__ = ["OpenedModel", "find_base", "open_model"]
 
 
 @dataclass(frozen=True)
 class OpenedModel:
     """A model as the rest of the program sees it: a checkpoint, or an adapter that needs a base to be one.
+
+    A packed delta is both: `packed` is the delta, `checkpoint` the model over a base that is looked for when its
+    values are first read.
 
     `source` is what the recipe says; `name` is the hub's id or the folder's name, never an absolute path;
     `folder` is None for single files; `others` are the files beside the weights.
@@ -34,7 +39,8 @@ class OpenedModel:
     config: Mapping[str, Any] | None
     others: tuple[str, ...]
     warnings: tuple[str, ...]
-    opened: Folder | SingleFile | Adapter
+    opened: Folder | SingleFile | Adapter | Packed
+    packed: PackedDelta | None = None
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
@@ -55,16 +61,21 @@ class OpenedModel:
 def open_model(source: str, relative_to: Path | None = None, *, offline: bool = False) -> OpenedModel:
     """Open whatever `source` names, without reading a value.
 
-    A model folder, a folder with a PEFT adapter, a .safetensors or .npz file, or owner/name[@revision] on the
-    hub. Relative paths start at `relative_to` (default: the working directory); a local path wins over the
-    hub.
+    A model folder, a folder with a PEFT adapter or a packed delta (`PATH#LABEL` where it holds several), a
+    .safetensors or .npz file, or owner/name[@revision] on the hub. Relative paths start at `relative_to` (default:
+    the working directory); a local path wins over the hub.
 
     Raises:
         DamagedInputError: nothing is there, or it is damaged, unsafe or of an unsupported kind.
         RefusedError: packed quantised weights, adapters other than plain LoRA, a model and an adapter in one
         folder.
     """
-    found = resolve(source, relative_to, offline=offline)
+    place, label = _split_label(source, relative_to)
+    found = resolve(place, relative_to, offline=offline)
+    if is_packed(found.path):
+        return _from_packed(source, found, label)
+    if label is not None:
+        raise RefusedError(f"#{label} chooses a packed delta, and this is none", where=str(found.path))
     if not found.path.is_dir():
         single = open_single(found.path)
         refuse_foreign_lora(single.checkpoint.specs, str(found.path))
@@ -119,3 +130,64 @@ def _from_adapter(source: str, found: Resolved) -> OpenedModel:
     return OpenedModel(
         source, found.name, found.revision, found.path, None, adapter, None, others, (), adapter
     )
+
+
+def _split_label(source: str, relative_to: Path | None) -> tuple[str, str | None]:
+    """Split PATH#LABEL, unless a file of the whole name exists."""
+    path, sign, label = source.rpartition("#")
+    if not sign or ((relative_to or Path()) / source).exists():
+        return source, None
+    return path, label
+
+
+def _from_packed(source: str, found: Resolved, label: str | None) -> OpenedModel:
+    """Open a packed delta; its base is looked for when values are read."""
+    packed = open_packed(found.path)
+    delta = packed.delta(label)
+    folder = packed.folder
+    others = () if folder is None else tuple(sorted(p.name for p in folder.iterdir() if p.is_file()))
+    config = (
+        read_json_object(folder / "config.json") if folder is not None and "config.json" in others else None
+    )
+    return OpenedModel(
+        source,
+        found.name if label is None else f"{found.name}#{label}",
+        found.revision,
+        folder,
+        PackedModel(delta, lambda: find_base(delta)),
+        None,
+        config,
+        tuple(name for name in others if name != PACKED_NAME),
+        (),
+        packed,
+        delta,
+    )
+
+
+def find_base(delta: PackedDelta) -> Checkpoint:
+    """Look for the base of a packed delta: a folder of its name beside the delta or here, or the hub.
+
+    Raises:
+        RefusedError: it is in none of these places.
+        DamagedInputError: what is there is another model.
+    """
+    base = delta.packed.base
+    beside = Path(delta.packed.file.path).resolve().parent.parent
+    for home in (beside, beside.parent, Path()):
+        if (home / base.name).is_dir():
+            return _checked(delta, str(home / base.name))
+    if base.name.count("/") == 1:
+        return _checked(delta, f"{base.name}@{base.revision}" if base.revision else base.name)
+    raise RefusedError(
+        f"a packed delta needs its base {printable(base.name, 80)!r}, which is not beside it",
+        where=delta.where,
+        fix="put the base there, give it with --base, or name both in a recipe",
+    )
+
+
+def _checked(delta: PackedDelta, source: str) -> Checkpoint:
+    opened = open_model(source)
+    if opened.checkpoint is None:
+        raise RefusedError("an adapter cannot be the base of a packed delta", where=source)
+    delta.check_base(opened.checkpoint)
+    return opened.checkpoint

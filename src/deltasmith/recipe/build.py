@@ -12,6 +12,7 @@ from pathlib import Path
 from deltasmith.engine.evaluator import Evaluator
 from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel, open_model
+from deltasmith.formats.packed import PackedColumn, PackedModel
 from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies, padded_vocabulary
 from deltasmith.planning.align import Wishes, align
 from deltasmith.planning.plan import Column, EditRule, Plan
@@ -105,11 +106,18 @@ def _checkpoint(model: OpenedModel | Built, label: str) -> Checkpoint:
         return Evaluator(model.plan)
     if model.checkpoint is None:
         raise RefusedError("an adapter is not a model by itself", where=label, fix="give it a `base`")
+    if isinstance(model.checkpoint, PackedModel):
+        _ = model.checkpoint.base  # found and checked now, not when the first value is read
     return model.checkpoint
 
 
 def _column(entry: ModelEntry, model: OpenedModel | Built, base: Checkpoint | None) -> Column:
     edits = tuple(EditRule(edit.record, edit.where) for edit in entry.edits)
+    if isinstance(model, OpenedModel) and model.packed is not None and base is not None:
+        packed = model.packed.bind(base)
+        return Column(
+            entry.label, PackedColumn(packed), entry.weight, edits, packed.holds_delta, tied=_tied(model)
+        )
     if isinstance(model, Built) or model.adapter is None:
         tied = _tied(_on_disk(model))
         return Column(entry.label, _checkpoint(model, entry.label), entry.weight, edits, tied=tied)

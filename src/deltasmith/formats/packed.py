@@ -1,0 +1,391 @@
+"""Packed deltas: opened, checked against their base, and read as the fine-tuned model they stand for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltasmith.codecs.protocol import Array, Cell, Codec, Decoder, Words, numpy_type
+from deltasmith.errors import DamagedInputError, RefusedError, printable
+from deltasmith.formats.base_fingerprint import fingerprint
+from deltasmith.formats.hashing import CHUNK, combine_chunks, hash_bytes
+from deltasmith.formats.hf_folder import within
+from deltasmith.formats.packed_document import (
+    DOCUMENT,
+    FORMAT,
+    BaseRecord,
+    Document,
+    TensorRecord,
+    read_document,
+    refuse_newer,
+)
+from deltasmith.formats.safetensors_reader import Files, SafetensorsFile
+from deltasmith.kernels.decode import decode
+from deltasmith.kernels.encode import encode
+from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
+
+__all__ = ["PACKED_NAME", "Packed", "PackedDelta", "PackedModel", "is_packed", "open_packed", "predict"]
+
+PACKED_NAME = "delta.safetensors"
+_FETCH = "fetch or pack it again"
+_KEPT_BYTES = 64 << 20
+_MAX_DOCUMENT = 1 << 29
+
+
+def is_packed(path: Path) -> bool:
+    """Tell whether a folder holds a packed delta, or a file is one, by its name and header alone."""
+    if path.is_dir():
+        return (path / PACKED_NAME).exists()
+    return path.suffix == ".safetensors" and SafetensorsFile(path).metadata.get("format") == FORMAT
+
+
+def open_packed(path: str | Path) -> Packed:
+    """Open a packed delta, a folder or the file in it, and check all that its header and document say.
+
+    Raises:
+        DamagedInputError: missing, damaged, of another format, or of a newer version.
+    """
+    root = Path(path)
+    folder = root if root.is_dir() else None
+    file = SafetensorsFile(
+        within(root, PACKED_NAME) if folder is not None else root, name=PACKED_NAME, files=Files()
+    )
+    metadata = file.metadata
+    if metadata.get("format") != FORMAT:
+        raise DamagedInputError(
+            "not a packed delta", where=file.path, fix="give one that `deltasmith pack` wrote"
+        )
+    version = metadata.get("version", "")
+    if not version.isdecimal() or len(version) > 9:
+        raise DamagedInputError(
+            f"a packed delta of version {printable(version, 40)!r}", where=file.path, fix=_FETCH
+        )
+    refuse_newer(int(version), metadata.get("deltasmith", "unknown"), file.path)
+    spec = file.specs.get(DOCUMENT)
+    if spec is None or spec.dtype.name != "uint8" or spec.nbytes > _MAX_DOCUMENT:
+        raise DamagedInputError("the packed delta has no document", where=file.path, fix=_FETCH)
+    data = file.raw(DOCUMENT, 0, spec.size)
+    if hash_bytes(data) != metadata.get("document_xxh3_128"):
+        raise DamagedInputError(
+            "the packed delta's document is damaged (its hash differs)", where=file.path, fix=_FETCH
+        )
+    document = read_document(data, file.path)
+    _check_arrays(document, file)
+    return Packed(folder, file, document)
+
+
+def _check_arrays(document: Document, file: SafetensorsFile) -> None:
+    """Refuse unless the document's arrays are those of the file, each with a hash."""
+    used = {a for tensors in document.deltas.values() for r in tensors.values() for a in r.arrays.values()}
+    there = file.specs.keys() - {DOCUMENT}
+    if wrong := sorted((used ^ there) | (there ^ document.hashes.keys())):
+        raise DamagedInputError(
+            f"the document and the arrays of the file disagree on {len(wrong)} arrays, the first "
+            f"{printable(wrong[0], 120)}",
+            where=file.path,
+            fix=_FETCH,
+        )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An opened container: one or more deltas over one base."""
+
+    folder: Path | None
+    file: SafetensorsFile
+    document: Document
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels of the deltas in it."""
+        return tuple(self.document.deltas)
+
+    @property
+    def base(self) -> BaseRecord:
+        """Return which model the deltas belong to."""
+        return self.document.base
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """List the one file."""
+        return self.file.sources
+
+    def delta(self, label: str | None = None) -> PackedDelta:
+        """Return one delta: the only one, or the one of that label.
+
+        Raises:
+            RefusedError: there are several and none was named, or there is none of that name.
+        """
+        known = ", ".join(printable(name, 40) for name in self.labels)
+        if label is None and len(self.labels) > 1:
+            raise RefusedError(
+                f"the container holds {len(self.labels)} deltas",
+                where=self.file.path,
+                fix=f"add #LABEL: {known}",
+            )
+        chosen = self.labels[0] if label is None else label
+        if chosen not in self.document.deltas:
+            raise RefusedError(
+                f"there is no delta {printable(chosen, 60)!r} in the container",
+                where=self.file.path,
+                fix=f"it has {known}",
+            )
+        return PackedDelta(self, chosen)
+
+    def check_unchanged(self) -> None:
+        """Refuse if the file is no longer the one that was opened."""
+        self.file.check_unchanged()
+
+
+class _Source:
+    """The arrays of one tensor; each array's hash is checked before its first byte is used."""
+
+    def __init__(self, delta: PackedDelta, record: TensorRecord) -> None:
+        self._delta, self._record = delta, record
+        stored = delta.packed.file.specs
+        self.specs: Mapping[str, Spec] = {
+            name: Spec(name, stored[at].shape, stored[at].dtype) for name, at in record.arrays.items()
+        }
+
+    def read(self, name: str, start: int, stop: int) -> Array:
+        at = self._name(name)
+        self._delta.check(at)
+        spec = self.specs[name]
+        if not 0 <= start <= stop <= spec.size:
+            raise ValueError(f"elements {start} to {stop} of {name}, which has {spec.size}")
+        raw = self._delta.packed.file.raw(at, start, stop)
+        return np.frombuffer(raw, numpy_type(spec.dtype.name))
+
+    def whole(self, name: str) -> Array:
+        return self._delta.whole(self._name(name), self.specs[name])
+
+    def _name(self, name: str) -> str:
+        if name not in self._record.arrays:
+            raise ValueError(f"there is no array {name}")
+        return self._record.arrays[name]
+
+
+@dataclass(frozen=True)
+class PackedDelta:
+    """One delta of a container, tensor by tensor. May be read from several threads."""
+
+    packed: Packed
+    label: str
+    _checked: set[str] = field(default_factory=set, repr=False, compare=False)
+    _kept: OrderedDict[str, Array] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorRecord]:
+        """Map tensor names to what the document says of them."""
+        return self.packed.document.deltas[self.label]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the fine-tuned model's tensors."""
+        return tuple(self.tensors)
+
+    @property
+    def where(self) -> str:
+        """Name the file, and the label if there are several."""
+        several = len(self.packed.labels) > 1
+        return f"{self.packed.file.path}#{self.label}" if several else self.packed.file.path
+
+    def codec(self, name: str) -> Codec:
+        """Return the codec of one tensor."""
+        return self.tensors[name].codec
+
+    def cell(self, name: str) -> Cell:
+        """Return the tensor as headers tell it; the base's spec is that of the tensor where one was subtracted."""
+        record = self.tensors[name]
+        return Cell(record.spec, record.spec if record.against_base else None)
+
+    def source(self, name: str) -> _Source:
+        """Return the stored arrays of one tensor."""
+        return _Source(self, self.tensors[name])
+
+    def decoder(self, name: str) -> Decoder:
+        """Begin to decode one tensor; DamagedInputError if its arrays cannot be those of its codec."""
+        try:
+            return self.codec(name).decoder(self.cell(name), self.source(name))
+        except (ValueError, KeyError) as cause:
+            raise self.damaged(name, cause) from cause
+
+    def damaged(self, name: str, cause: Exception) -> DamagedInputError:
+        """Describe a tensor that does not decode."""
+        reason = printable(str(cause), 200)
+        return DamagedInputError(
+            f"{printable(name, 120)} does not decode ({reason})", where=self.where, fix=_FETCH
+        )
+
+    def check(self, array: str) -> None:
+        """Hash one array of the file, once, and refuse a damaged one."""
+        with self._lock:
+            if array in self._checked:
+                return
+        spec = self.packed.file.specs[array]
+        step = CHUNK // spec.dtype.itemsize
+        raw = self.packed.file.raw
+        chunks = (raw(array, at, min(spec.size, at + step)) for at in range(0, spec.size, step))
+        if combine_chunks(chunks) != self.packed.document.hashes[array]:
+            raise DamagedInputError(
+                f"the array {printable(array, 160)} is damaged (its hash differs)",
+                where=self.where,
+                fix=_FETCH,
+            )
+        with self._lock:
+            self._checked.add(array)
+
+    def whole(self, array: str, spec: Spec) -> Array:
+        """Return one checked array of the file in its shape, and keep the last ones in memory."""
+        with self._lock:
+            if array in self._kept:
+                self._kept.move_to_end(array)
+                return self._kept[array]
+        self.check(array)
+        raw = self.packed.file.raw(array, 0, spec.size)
+        found = np.frombuffer(raw, numpy_type(spec.dtype.name)).reshape(spec.shape)
+        with self._lock:
+            self._kept[array] = found
+            while len(self._kept) > 1 and sum(a.nbytes for a in self._kept.values()) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+        return found
+
+    def bind(self, base: Checkpoint) -> PackedModel:
+        """Return the fine-tuned model over this base, once it is known to be the base that was packed against.
+
+        Raises:
+            DamagedInputError: another base (its fingerprint differs).
+        """
+        self.check_base(base)
+        return PackedModel(self, lambda: base)
+
+    def check_base(self, base: Checkpoint) -> None:
+        """Refuse a base with another fingerprint than the one that was packed against."""
+        found, expected = fingerprint(base), self.packed.base.fingerprint
+        if found != expected:
+            raise DamagedInputError(
+                f"this is not the base it was packed against: the fingerprint is {found[:12]}…, expected "
+                f"{expected[:12]}… of {printable(self.packed.base.name, 80)!r}",
+                where=self.where,
+                fix="give the base that was used for `deltasmith pack`",
+            )
+
+
+def predict(base: Checkpoint | None, name: str, spec: Spec, start: int, stop: int) -> Words:
+    """Return the base's elements [start, stop) as words of the fine-tuned tensor's type; zeros without a base."""
+    kind = f"u{spec.dtype.itemsize}"
+    if base is None:
+        return np.zeros(stop - start, kind)
+    if base.specs[name].dtype == spec.dtype:
+        return np.frombuffer(base.raw(name, start, stop), kind)
+    values = np.empty(stop - start, np.float32)
+    base.read(name, start, values)
+    out = np.empty((stop - start) * spec.dtype.itemsize, np.uint8)
+    encode(spec.dtype.name, values, out)
+    return out.view(kind)
+
+
+class PackedModel:
+    """The fine-tuned model that a packed delta stands for, as a checkpoint; its base is found when first needed."""
+
+    def __init__(self, delta: PackedDelta, base: Callable[[], Checkpoint]) -> None:
+        """Take the delta, and a call that yields the base it belongs to."""
+        self.delta = delta
+        self._find = base
+        self._base: Checkpoint | None = None
+        self._decoders: dict[str, Decoder] = {}
+        self._lock = threading.RLock()
+        self.specs: Mapping[str, Spec] = {name: record.spec for name, record in delta.tensors.items()}
+
+    @property
+    def base(self) -> Checkpoint:
+        """Return the base, found and checked on first use."""
+        with self._lock:
+            if self._base is None:
+                self._base = self._find()
+            return self._base
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """List the container, and the base's files once it is known."""
+        return self.delta.packed.sources + (self._base.sources if self._base is not None else ())
+
+    def holds_delta(self, name: str) -> bool:
+        """Tell whether the arrays of a tensor stand for a delta, so that `read_delta` yields it without the base."""
+        return name in self.specs and self.delta.codec(name).domain == "delta"
+
+    def read_delta(self, name: str, start: int, out: Floats) -> None:
+        """Decode elements [start, start + out.size) of the delta itself."""
+        self._decode(name, start, out)
+
+    def read(self, name: str, start: int, out: Floats) -> None:
+        """Write elements [start, start + out.size) of the fine-tuned tensor: unrounded, where a delta is added."""
+        domain = self.delta.codec(name).domain
+        if domain == "stored":
+            raw = np.frombuffer(self.raw(name, start, start + out.size), np.uint8)
+            decode(self.specs[name].dtype.name, raw, out)
+            return
+        self._decode(name, start, out)
+        if domain == "delta":
+            ground = np.empty_like(out)
+            self.base.read(name, start, ground)
+            out += ground
+
+    def raw(self, name: str, start: int, stop: int) -> bytes | memoryview:
+        """Return the stored bytes of the fine-tuned tensor: exact, or base plus delta rounded to its type."""
+        spec = self.specs[name]
+        if self.delta.codec(name).domain == "stored":
+            words = np.empty(stop - start, f"u{spec.dtype.itemsize}")
+            base = self.base if self.delta.tensors[name].against_base else None
+            self._decode(name, start, words, predict(base, name, spec, start, stop))
+            return words.view(np.uint8).data
+        values = np.empty(stop - start, np.float32)
+        self.read(name, start, values)
+        out = np.empty(values.size * spec.dtype.itemsize, np.uint8)
+        if lost := encode(spec.dtype.name, values, out):
+            raise RefusedError(
+                f"{lost} or more values of {printable(name, 120)} do not fit {spec.dtype}",
+                where=self.delta.where,
+            )
+        return out.data
+
+    def _decode(self, name: str, start: int, out: Array, predicted: Words | None = None) -> None:
+        try:
+            self._decoder(name).read(start, out, predicted)
+        except ValueError as cause:
+            raise self.delta.damaged(name, cause) from cause
+
+    def _decoder(self, name: str) -> Decoder:
+        with self._lock:
+            if name not in self._decoders:
+                self._decoders[name] = self.delta.decoder(name)
+            return self._decoders[name]
+
+
+class PackedColumn:
+    """A packed model as a column of the table: deltas where the arrays hold deltas, full values otherwise."""
+
+    def __init__(self, model: PackedModel) -> None:
+        """Take the bound model."""
+        self.model = model
+        self.specs = model.specs
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """List the container's file; the base is the table's own."""
+        return self.model.delta.packed.sources
+
+    def read(self, name: str, start: int, out: Floats) -> None:
+        """Write elements [start, start + out.size): the delta, or the full values."""
+        (self.model.read_delta if self.model.holds_delta(name) else self.model.read)(name, start, out)
+
+    def raw(self, name: str, start: int, stop: int) -> bytes | memoryview:
+        """Return the stored bytes of the fine-tuned tensor."""
+        return self.model.raw(name, start, stop)

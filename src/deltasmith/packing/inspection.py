@@ -1,0 +1,152 @@
+"""Looking into a packed delta: sizes, ratios and errors, per tensor, layer, projection and codec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from deltasmith.codecs.catalogue import codec_text
+from deltasmith.errors import RefusedError, printable
+from deltasmith.formats.opening import open_model
+from deltasmith.formats.packed import Packed, open_packed
+from deltasmith.formats.packed_document import TensorRecord
+from deltasmith.table.names import layer_of, projection_of
+
+__all__ = ["Inspection", "Line", "inspect"]
+
+Grouping = Literal["tensor", "layer", "projection", "codec", "model"]
+_BIT16 = 2
+
+
+@dataclass(frozen=True)
+class Line:
+    """One tensor, or a group of them: what it takes and how near it comes."""
+
+    name: str
+    codec: str
+    tensors: int
+    elements: int
+    nbytes: int
+    squared_norm: float
+    squared_error: float
+
+    @property
+    def bits(self) -> float:
+        """Return stored bits per element."""
+        return 8 * self.nbytes / self.elements if self.elements else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Return stored bytes over bytes in 16 bits an element."""
+        return self.nbytes / (_BIT16 * self.elements) if self.elements else 0.0
+
+    @property
+    def relative_error(self) -> float:
+        """Return ‖δ − δ̂‖ / ‖δ‖ of what was measured; 0 where decoding is exact."""
+        return (self.squared_error / self.squared_norm) ** 0.5 if self.squared_norm else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as plain data."""
+        shown = {key: value for key, value in vars(self).items() if not key.startswith("squared")}
+        return {**shown, "bits": self.bits, "ratio": self.ratio, "relative_error": self.relative_error}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that a container tells without its base."""
+
+    packed: Packed
+    label: str
+    lines: tuple[Line, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Count the bytes of the container's file."""
+        return sum(source.nbytes for source in self.packed.sources)
+
+    def by(self, group: Grouping) -> list[Line]:
+        """Combine the lines of tensors into groups."""
+        if group == "tensor":
+            return list(self.lines)
+        groups: dict[str, list[Line]] = {}
+        for line in self.lines:
+            groups.setdefault(_group(line, group), []).append(line)
+        return [_combined(name, members) for name, members in groups.items()]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all groupings as plain data."""
+        base = self.packed.base
+        return {
+            "label": self.label,
+            "labels": list(self.packed.labels),
+            "base": {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint},
+            "bytes": self.nbytes,
+            "notes": list(self.packed.document.notes),
+            **{
+                g: [line.as_json() for line in self.by(g)]
+                for g in ("model", "codec", "layer", "projection", "tensor")
+            },
+        }
+
+
+def inspect(packed: str | Path) -> Inspection:
+    """Read what a packed delta (`PATH`, or `PATH#LABEL`) takes and how near it comes; no base is needed.
+
+    Arrays that several deltas share count in each of them.
+
+    Raises:
+        DamagedInputError: damaged or of a newer version. RefusedError: no packed delta.
+    """
+    opened = open_model(str(packed)) if "#" in str(packed) else None
+    if opened is not None and opened.packed is not None:
+        container = opened.packed.packed
+        labels: tuple[str, ...] = (opened.packed.label,)
+    else:
+        container = _container(packed)
+        labels = container.labels
+    sizes = {name: spec.nbytes for name, spec in container.file.specs.items()}
+    lines = tuple(
+        _line(name, record, sizes)
+        for label in labels
+        for name, record in container.document.deltas[label].items()
+    )
+    return Inspection(container, ", ".join(labels), lines)
+
+
+def _container(packed: str | Path) -> Packed:
+    opened = open_model(str(packed)) if not Path(packed).exists() else None
+    if opened is not None and opened.packed is None:
+        raise RefusedError("not a packed delta", where=printable(str(packed)))
+    return opened.packed.packed if opened is not None and opened.packed is not None else open_packed(packed)
+
+
+def _line(name: str, record: TensorRecord, sizes: Mapping[str, int]) -> Line:
+    nbytes = sum(sizes[array] for array in record.arrays.values())
+    norm, error = record.squared_norm or 0.0, record.squared_error or 0.0
+    return Line(name, codec_text(record.codec), 1, record.spec.size, nbytes, norm, error)
+
+
+def _group(line: Line, group: Grouping) -> str:
+    if group == "model":
+        return "all"
+    if group == "codec":
+        return line.codec
+    if group == "projection":
+        return projection_of(line.name)
+    layer = layer_of(line.name)
+    return f"{layer[0]}.{layer[1]}" if layer else line.name
+
+
+def _combined(name: str, members: list[Line]) -> Line:
+    codecs = list(dict.fromkeys(line.codec for line in members))
+    return Line(
+        name,
+        codecs[0] if len(codecs) == 1 else f"{len(codecs)} codecs",
+        len(members),
+        sum(line.elements for line in members),
+        sum(line.nbytes for line in members),
+        sum(line.squared_norm for line in members),
+        sum(line.squared_error for line in members),
+    )

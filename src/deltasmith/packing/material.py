@@ -1,0 +1,154 @@
+"""What is packed: a fine-tuned model or a recipe's result, lined up with its base, tensor by tensor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltasmith.codecs.protocol import Array, Cell, Domain, Words
+from deltasmith.engine.evaluator import Evaluator
+from deltasmith.engine.surveying import on_demand, prepare
+from deltasmith.engine.values import refuse_nonfinite
+from deltasmith.engine.workers import Stop
+from deltasmith.errors import RefusedError, printable
+from deltasmith.formats.opening import OpenedModel, open_model
+from deltasmith.formats.packed import predict
+from deltasmith.kernels.encode import encode
+from deltasmith.operation.randomness import cell_key
+from deltasmith.planning.plan import Plan
+from deltasmith.recipe.build import Built, build
+from deltasmith.recipe.checks import from_dict, load
+from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
+
+__all__ = ["CellValues", "Material", "PlanModel", "cell_of", "gather"]
+
+_RECIPES = (".yaml", ".yml")
+
+
+class PlanModel:
+    """A plan's result as a checkpoint of the element types that a merge would write."""
+
+    def __init__(self, plan: Plan, threads: int, tile: int, stop: Stop) -> None:
+        """Run the plan's shared surveys, so that any tensor can be computed."""
+        self._evaluator = Evaluator(plan, survey_tensor=on_demand(tile))
+        prepare(self._evaluator, threads, tile, stop, lambda n: None)
+        self.specs: Mapping[str, Spec] = {row.name: row.spec for row in plan.rows}
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]:
+        """List the files below the plan."""
+        return self._evaluator.sources
+
+    def read(self, name: str, start: int, out: Floats) -> None:
+        """Compute elements [start, start + out.size), unrounded."""
+        self._evaluator.read(name, start, out)
+
+    def raw(self, name: str, start: int, stop: int) -> bytes | memoryview | bytearray:
+        """Return the bytes that a merge would write."""
+        row = self._evaluator.plan.by_name[name]
+        if row.action == "copy":
+            return self._evaluator.raw(name, start, stop)
+        values = np.empty(stop - start, np.float32)
+        self.read(name, start, values)
+        out = np.empty(values.size * row.spec.dtype.itemsize, np.uint8)
+        if encode(row.spec.dtype.name, values, out):
+            raise RefusedError("values do not fit the element type", where=printable(name))
+        return out.data
+
+
+@dataclass(frozen=True)
+class Material:
+    """One model to be packed: its label, what it reads, and the folder its config and tokenizer come from."""
+
+    label: str
+    name: str
+    checkpoint: Checkpoint
+    folder: Path | None
+    opened: tuple[tuple[str, OpenedModel], ...]
+    warnings: tuple[str, ...] = ()
+    revision: str | None = None
+
+
+def gather(base: OpenedModel, model: str, label: str, threads: int, stop: Stop) -> Material:
+    """Open what is to be packed: a model folder or file, a recipe (*.yaml), or an adapter (merged into `base`).
+
+    Raises what opening and planning raise.
+    """
+    if str(model).endswith(_RECIPES):
+        return _from_plan(build(load(model)), Path(model).stem, label, threads, stop)
+    opened = open_model(model)
+    if opened.adapter is not None or opened.packed is not None:
+        tree = {"base": base.source, "models": [{"model": model, "label": label}], "merge": "sum"}
+        return _from_plan(build(from_dict(tree, Path())), opened.name, label, threads, stop)
+    assert opened.checkpoint is not None
+    return Material(
+        label,
+        opened.name,
+        opened.checkpoint,
+        opened.folder,
+        ((label, opened),),
+        opened.warnings,
+        opened.revision,
+    )
+
+
+def _from_plan(built: Built, name: str, label: str, threads: int, stop: Stop) -> Material:
+    model = PlanModel(built.plan, threads, 1 << 18, stop)
+    inputs = tuple((inner, opened) for inner, opened in built.opened() if inner != "base")
+    return Material(label, name, model, built.side.folder, inputs, tuple(built.plan.warnings))
+
+
+@dataclass(frozen=True)
+class CellValues:
+    """The values of one tensor as a codec's domain asks for them; buffers are kept per thread."""
+
+    model: Checkpoint
+    base: Checkpoint | None
+    spec: Spec
+    domain: Domain
+    label: str
+    _local: Any = field(default_factory=threading.local, repr=False, compare=False)
+
+    def read(self, start: int, stop: int) -> tuple[Array, Words | None]:
+        """Return elements [start, stop): a delta, weights, or words with their prediction."""
+        name = self.spec.name
+        if self.domain == "stored":
+            raw = self.model.raw(name, start, stop)
+            words = np.frombuffer(raw, f"u{self.spec.dtype.itemsize}")
+            return words, predict(self.base, name, self.spec, start, stop)
+        out = self._room(0, stop - start)
+        if self.domain == "weight" or self.base is None:
+            self.model.read(name, start, out)
+        else:
+            ground = self._room(1, stop - start)
+            self.base.read(name, start, ground)
+            self._difference(start, ground, out)
+        refuse_nonfinite(out, name, start, self.label)
+        return out, None
+
+    def _difference(self, start: int, ground: Floats, out: Floats) -> None:
+        read = getattr(self.model, "read_difference", None)
+        if read is not None:
+            read(self.spec.name, start, ground, out)
+        else:
+            self.model.read(self.spec.name, start, out)
+            np.subtract(out, ground, out=out)
+
+    def _room(self, which: int, size: int) -> Floats:
+        kept = self._local.__dict__
+        if kept.get(which) is None or kept[which].size < size:
+            kept[which] = np.empty(size, np.float32)
+        room: Floats = kept[which][:size]
+        return room
+
+
+def cell_of(spec: Spec, base: Checkpoint, label: str, seed: int) -> Cell:
+    """Return what a codec may know of a tensor; the base counts only if it has the tensor in this shape."""
+    ground = base.specs.get(spec.name)
+    usable = ground if ground is not None and ground.shape == spec.shape else None
+    return Cell(spec, usable, cell_key(seed, label, spec.name))

@@ -1,0 +1,67 @@
+"""Unpacking: base and packed delta become the fine-tuned model's folder again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deltasmith.api import MergeResult
+from deltasmith.conversion import copy_model
+from deltasmith.errors import RefusedError, VerificationError, printable
+from deltasmith.formats.opening import OpenedModel, open_model
+from deltasmith.formats.packed import PackedDelta, PackedModel
+
+__all__ = ["open_packed_model", "unpack"]
+
+
+def open_packed_model(packed: str | Path, base: str | Path | None = None) -> tuple[OpenedModel, PackedModel]:
+    """Open a packed delta with its base, checked: the one given, or the one that lies where it should.
+
+    Raises:
+        RefusedError: not a packed delta, or its base is nowhere. DamagedInputError: damaged, or another base.
+    """
+    opened = open_model(str(packed))
+    if opened.packed is None or not isinstance(opened.checkpoint, PackedModel):
+        raise RefusedError(
+            "not a packed delta",
+            where=printable(str(packed)),
+            fix="give a folder that `deltasmith pack` wrote",
+        )
+    if base is None:
+        _ = opened.checkpoint.base
+        return opened, opened.checkpoint
+    ground = open_model(str(base))
+    if ground.checkpoint is None:
+        raise RefusedError("an adapter cannot be the base of a packed delta", where=printable(str(base)))
+    return opened, opened.packed.bind(ground.checkpoint)
+
+
+def unpack(
+    packed: str | Path, out: str | Path, *, base: str | Path | None = None, **options: Any
+) -> MergeResult:
+    """Write the fine-tuned model that `packed` stands for to the folder `out`: base plus delta, rounded once.
+
+    Tensors of lossless codecs are the fine-tuned model's to the bit, which is checked by their hashes; the others
+    are as near as `inspect` says. `options` are those of `conversion.copy_model`. An interrupted call resumes.
+
+    Raises:
+        DamagedInputError: damaged, of a newer version, or another base. RefusedError: no base found, or as `merge`.
+        VerificationError: a tensor that should be exact is not.
+    """
+    opened, model = open_packed_model(packed, base)
+    assert opened.packed is not None
+    delta = opened.packed
+
+    def check(digests: dict[str, str]) -> None:
+        _refuse_inexact(delta, digests)
+
+    return copy_model(model, opened, Path(packed), Path(out), kind="unpack", check=check, **options)
+
+
+def _refuse_inexact(delta: PackedDelta, digests: dict[str, str]) -> None:
+    """Compare the hashes of what was written with those of the fine-tuned model, where decoding is exact."""
+    for name, record in delta.tensors.items():
+        if record.xxh3_128 is not None and digests[name] != record.xxh3_128:
+            raise VerificationError(
+                f"{printable(name, 120)} did not come back to the bit", where=delta.where, fix="pack it again"
+            )
