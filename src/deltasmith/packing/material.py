@@ -23,6 +23,7 @@ from deltasmith.operation.randomness import cell_key
 from deltasmith.planning.plan import Plan
 from deltasmith.recipe.build import Built, build
 from deltasmith.recipe.checks import from_dict, load
+from deltasmith.recipe.model import to_mapping
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 
 __all__ = ["CellValues", "Material", "PlanModel", "cell_of", "gather"]
@@ -72,6 +73,8 @@ class Material:
     opened: tuple[tuple[str, OpenedModel], ...]
     warnings: tuple[str, ...] = ()
     revision: str | None = None
+    recipe: str = ""
+    """What its values depend on beside the files: the expanded recipe."""
 
 
 def gather(base: OpenedModel, model: str, label: str, threads: int, stop: Stop) -> Material:
@@ -100,7 +103,8 @@ def gather(base: OpenedModel, model: str, label: str, threads: int, stop: Stop) 
 def _from_plan(built: Built, name: str, label: str, threads: int, stop: Stop) -> Material:
     model = PlanModel(built.plan, threads, 1 << 18, stop)
     inputs = tuple((inner, opened) for inner, opened in built.opened() if inner != "base")
-    return Material(label, name, model, built.side.folder, inputs, tuple(built.plan.warnings))
+    recipe = repr(to_mapping(built.recipe))
+    return Material(label, name, model, built.side.folder, inputs, tuple(built.plan.warnings), recipe=recipe)
 
 
 @dataclass(frozen=True)

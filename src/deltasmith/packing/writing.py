@@ -1,0 +1,215 @@
+"""Writing a container: code what an earlier run has not, describe it, publish it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from deltasmith import __version__
+from deltasmith.codecs.catalogue import codec_tree
+from deltasmith.codecs.protocol import Cell, Codec
+from deltasmith.engine.coding import CodingTask, code
+from deltasmith.engine.progress import Progress
+from deltasmith.engine.workers import Stop
+from deltasmith.errors import RefusedError, printable
+from deltasmith.formats.base_fingerprint import fingerprint
+from deltasmith.formats.manifest import shown_source
+from deltasmith.formats.opening import OpenedModel, open_model
+from deltasmith.formats.packed_document import BaseRecord, Document, TensorRecord
+from deltasmith.formats.packed_writer import PackedOutput, Written
+from deltasmith.formats.publish import side_files
+from deltasmith.packing.material import Material
+from deltasmith.packing.records import hash_files, manifest_of
+
+__all__ = ["Order", "PackResult", "Resources", "open_base", "record_of", "refuse_strangers", "write"]
+
+_BIT16 = 2
+Tensors = Mapping[str, TensorRecord]
+Finished = Mapping[str, Written]
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """What was packed, and what it takes: `ratio` is bytes written over the models' bytes in 16 bits an element."""
+
+    out: str
+    tensors: int
+    nbytes: int
+    elements: int
+    bytes_read: int
+    relative_error: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """Return packed bytes / (2 · elements)."""
+        return self.nbytes / (_BIT16 * self.elements) if self.elements else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        return {**vars(self), "ratio": self.ratio, "notes": list(self.notes), "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use, and whom it tells."""
+
+    threads: int
+    memory: int
+    progress: Progress
+    stop: Stop
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that decides a container's bytes.
+
+    `tasks` are coded in their order; `describe` turns what was written into label → tensor → record.
+    """
+
+    base: OpenedModel
+    materials: tuple[Material, ...]
+    tasks: tuple[CodingTask, ...]
+    describe: Callable[[Finished], Mapping[str, Tensors]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> list[tuple[str, OpenedModel]]:
+        """Return every model on disk with its label, the base first; none twice."""
+        return [("base", self.base), *(pair for material in self.materials for pair in material.opened)]
+
+    @property
+    def sources(self) -> list[Any]:
+        """Return every file that is read, once."""
+        checkpoints = [self.base.checkpoint, *(material.checkpoint for material in self.materials)]
+        return list(dict.fromkeys(source for c in checkpoints if c is not None for source in c.sources))
+
+    @property
+    def key(self) -> str:
+        """Hash version, codecs, recipes, cells and the state of every input file."""
+        parts: list[Any] = [__version__, [(m.label, m.recipe) for m in self.materials]]
+        parts += [(task.key, task.cell.spec, task.cell.key, codec_tree(task.codec)) for task in self.tasks]
+        for source in self.sources:
+            status = Path(source.path).stat()
+            parts.append((source.name, status.st_size, status.st_mtime_ns, status.st_ino))
+        return xxhash.xxh3_128_hexdigest(repr(parts).encode())
+
+
+def open_base(base: str) -> OpenedModel:
+    """Open the model a delta will belong to; RefusedError unless it is a model on disk or on the hub."""
+    ground = open_model(base)
+    if ground.checkpoint is None or ground.packed is not None:
+        raise RefusedError(
+            "an adapter or packed delta cannot be the base of another",
+            where=printable(base),
+            fix="unpack it first",
+        )
+    return ground
+
+
+def refuse_strangers(cells: Sequence[Cell], base: OpenedModel, label: str) -> None:
+    """Refuse a model most of whose elements the base cannot have been the start of."""
+    shared = sum(cell.spec.size for cell in cells if cell.base is not None)
+    if cells and 2 * shared < sum(cell.spec.size for cell in cells):
+        other = next(cell.spec for cell in cells if cell.base is None)
+        raise RefusedError(
+            f"{printable(label, 80)} is no fine-tune of this base: most of it has other names or shapes, such as "
+            f"{printable(other.name, 120)} {list(other.shape)}",
+            where=printable(base.source),
+            fix="give the base that it was trained from",
+        )
+
+
+def record_of(cell: Cell, codec: Codec, written: Written) -> TensorRecord:
+    """Describe one tensor that a codec has written by itself."""
+    measured = codec.domain != "stored"
+    return TensorRecord(
+        cell.spec,
+        codec,
+        written.arrays,
+        written.squared_norm if measured else None,
+        written.squared_error if measured else None,
+        written.xxh3_128,
+        cell.base is not None,
+    )
+
+
+def write(order: Order, out: Path, resources: Resources, *, overwrite: bool = False) -> PackResult:
+    """Code every tensor that an earlier run has not, and publish the container under `out`."""
+    began = time.perf_counter()
+    stop, keys = resources.stop, [f"{task.name}{task.suffix}" for task in order.tasks]
+    with (
+        ThreadPoolExecutor(max_workers=1) as background,
+        PackedOutput.open(out, order.key, keys, inputs=_roots(order.models), overwrite=overwrite) as output,
+    ):
+        digests = background.submit(hash_files, order.models, stop)
+        assert order.base.checkpoint is not None
+        print_of = background.submit(fingerprint, order.base.checkpoint)
+        try:
+            _code(order, output, resources)
+        except BaseException:
+            stop.ask()  # nobody will want the hashes
+            raise
+        resources.progress.phase("checking the inputs", 0)
+        document = _document(order, output, print_of.result())
+        for _, opened in order.models:
+            opened.check_unchanged()
+        folder = order.materials[0].folder
+        beside, inputs = side_files(folder, folder), digests.result()
+        late = output.publish(
+            document,
+            beside.files,
+            lambda entries: manifest_of(document, order.models, inputs, entries, beside.warnings),
+        )
+    warnings = (*(w for material in order.materials for w in material.warnings), *late)
+    return _result(order, document, out, output.nbytes, time.perf_counter() - began, warnings)
+
+
+def _code(order: Order, output: PackedOutput, resources: Resources) -> None:
+    code(
+        [task for task in order.tasks if task.key not in output.finished],
+        output,
+        threads=resources.threads,
+        memory=resources.memory,
+        stop=resources.stop,
+        progress=resources.progress,
+    )
+
+
+def _roots(models: Sequence[tuple[str, OpenedModel]]) -> list[Path]:
+    return [p for _, m in models for p in ([m.folder] if m.folder else [Path(s.path) for s in m.files])]
+
+
+def _document(order: Order, output: PackedOutput, print_of_base: str) -> Document:
+    """Describe everything that was written."""
+    base = BaseRecord(shown_source(order.base.name), order.base.revision, print_of_base)
+    sources = {m.label: {"name": shown_source(m.name), "revision": m.revision} for m in order.materials}
+    deltas = order.describe(output.finished)
+    return Document(__version__, base, deltas, output.hashes(), sources, order.notes)
+
+
+def _result(
+    order: Order, document: Document, out: Path, nbytes: int, seconds: float, warnings: tuple[str, ...]
+) -> PackResult:
+    records = [record for tensors in document.deltas.values() for record in tensors.values()]
+    norm = sum(record.squared_norm or 0.0 for record in records)
+    error = sum(record.squared_error or 0.0 for record in records)
+    return PackResult(
+        str(out),
+        len(records),
+        nbytes,
+        sum(record.spec.size for record in records),
+        sum(source.nbytes for source in order.sources),
+        (error / norm) ** 0.5 if norm else 0.0,
+        seconds,
+        order.notes,
+        warnings,
+    )
