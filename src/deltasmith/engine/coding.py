@@ -55,19 +55,21 @@ class Sink(Protocol):
 class CodingTask:
     """One tensor to be coded: by which codec, from which values.
 
-    `suffix` ends the names of its arrays where several models have a tensor of this name.
+    `suffix` ends the names of its arrays where several models have a tensor of this name. `by` encodes instead of
+    the codec's own encoder, which only codes one model at a time.
     """
 
     cell: Cell
     codec: Codec
     values: Values
     suffix: str = ""
+    by: Encoder | None = None
     encoder: Encoder = field(init=False)
     hasher: ChunkHasher | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Ask the codec for an encoder."""
-        self.encoder = self.codec.encoder(self.cell)
+        self.encoder = self.by if self.by is not None else self.codec.encoder(self.cell)
         exact = self.codec.domain == "stored"
         self.hasher = ChunkHasher(self.cell.spec.nbytes) if exact else None
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from deltasmith.recipe.checks import from_dict, load
 from deltasmith.recipe.model import to_mapping
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 
-__all__ = ["CellValues", "Material", "PlanModel", "cell_of", "gather"]
+__all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather"]
 
 _RECIPES = (".yaml", ".yml")
 
@@ -107,16 +106,32 @@ def _from_plan(built: Built, name: str, label: str, threads: int, stop: Stop) ->
     return Material(label, name, model, built.side.folder, inputs, tuple(built.plan.warnings), recipe=recipe)
 
 
+class Rooms:
+    """Float32 buffers of each thread, used again and again by all tensors: fresh memory is expensive."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._local = threading.local()
+
+    def take(self, which: str, size: int) -> Floats:
+        """Return this thread's buffer of that name, cut to `size`; its next use overwrites it."""
+        kept = self._local.__dict__
+        if which not in kept or kept[which].size < size:
+            kept[which] = np.empty(size, np.float32)
+        room: Floats = kept[which][:size]
+        return room
+
+
 @dataclass(frozen=True)
 class CellValues:
-    """The values of one tensor as a codec's domain asks for them; buffers are kept per thread."""
+    """The values of one tensor as a codec's domain asks for them."""
 
     model: Checkpoint
     base: Checkpoint | None
     spec: Spec
     domain: Domain
     label: str
-    _local: Any = field(default_factory=threading.local, repr=False, compare=False)
+    rooms: Rooms
 
     def read(self, start: int, stop: int) -> tuple[Array, Words | None]:
         """Return elements [start, stop): a delta, weights, or words with their prediction."""
@@ -125,11 +140,11 @@ class CellValues:
             raw = self.model.raw(name, start, stop)
             words = np.frombuffer(raw, f"u{self.spec.dtype.itemsize}")
             return words, predict(self.base, name, self.spec, start, stop)
-        out = self._room(0, stop - start)
+        out = self.rooms.take("values", stop - start)
         if self.domain == "weight" or self.base is None:
             self.model.read(name, start, out)
         else:
-            ground = self._room(1, stop - start)
+            ground = self.rooms.take("base", stop - start)
             self.base.read(name, start, ground)
             self._difference(start, ground, out)
         refuse_nonfinite(out, name, start, self.label)
@@ -142,13 +157,6 @@ class CellValues:
         else:
             self.model.read(self.spec.name, start, out)
             np.subtract(out, ground, out=out)
-
-    def _room(self, which: int, size: int) -> Floats:
-        kept = self._local.__dict__
-        if kept.get(which) is None or kept[which].size < size:
-            kept[which] = np.empty(size, np.float32)
-        room: Floats = kept[which][:size]
-        return room
 
 
 def cell_of(spec: Spec, base: Checkpoint, label: str, seed: int) -> Cell:

@@ -16,7 +16,7 @@ from deltasmith.engine.workers import Stop
 from deltasmith.errors import printable
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.packing.choosing import LINEARS, choose_all, rules_of
-from deltasmith.packing.material import CellValues, Material, cell_of, gather
+from deltasmith.packing.material import CellValues, Material, Rooms, cell_of, gather
 from deltasmith.packing.writing import (
     Finished,
     Order,
@@ -100,12 +100,12 @@ def order_of(
     notes: tuple[str, ...],
 ) -> Order:
     """Return what will be written for one model: each cell by its codec."""
-    checkpoint = base.checkpoint
+    checkpoint, rooms = base.checkpoint, Rooms()
 
     def task(cell: Cell) -> CodingTask:
         codec = codecs[cell.spec.name]
         ground = checkpoint if cell.base is not None else None
-        values = CellValues(material.checkpoint, ground, cell.spec, codec.domain, material.label)
+        values = CellValues(material.checkpoint, ground, cell.spec, codec.domain, material.label, rooms)
         return CodingTask(cell, codec, values)
 
     def describe(finished: Finished) -> dict[str, Tensors]:
