@@ -47,6 +47,7 @@ lab-page: $(VENV)/.lab
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/run.py --setup-rival --record
+	$(BIN)/python benchmarks/packing.py --record
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -44,10 +44,12 @@ def write_synced(path: Path, size: int, buffer: memoryview) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    output, *folders = map(Path, arguments)
+    output, *words = arguments
+    given = [int(word.removeprefix("--bytes=")) for word in words if word.startswith("--bytes=")]
+    folders = [Path(word) for word in words if not word.startswith("--bytes=")]
     buffer = memoryview(bytearray(CHUNK))
     sizes = [sum(read_all(path, buffer) for path in weight_files(folder)) for folder in folders]
-    write_synced(output, sizes[0], buffer)
+    write_synced(Path(output), given[0] if given else sizes[0], buffer)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from methods import MERGES, Merge
 
-__all__ = ["BUDGET_MIB", "PLAN_SECONDS", "fill", "tables"]
+__all__ = ["BUDGET_MIB", "PLAN_SECONDS", "fill", "fill_between", "tables"]
 
 BUDGET_MIB = 512
 PLAN_SECONDS = 3.0
@@ -32,11 +32,16 @@ def tables(results: dict[str, Any]) -> str:
 
 def fill(readme: Path, text: str) -> None:
     """Put `text` between the two markers of the page."""
-    before, _, rest = readme.read_text().partition(_BEGIN)
-    _, marker, after = rest.partition(_END)
+    fill_between(readme, _BEGIN, _END, text)
+
+
+def fill_between(readme: Path, begin: str, end: str, text: str) -> None:
+    """Put `text` between two lines of a page."""
+    before, _, rest = readme.read_text().partition(begin)
+    _, marker, after = rest.partition(end)
     if not marker:
-        raise SystemExit(f"{readme.name}: no line {_BEGIN!r} followed by {_END!r}")
-    readme.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}")
+        raise SystemExit(f"{readme.name}: no line {begin!r} followed by {end!r}")
+    readme.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _machine(results: dict[str, Any]) -> str:

@@ -26,6 +26,8 @@ _COMMANDS = {
     "pack": "keep what a fine-tune changed in a tenth of the space",
     "unpack": "write the model that a packed delta stands for",
     "inspect": "show what a packed delta takes, and how near it comes",
+    "extract-lora": "make a LoRA adapter of what a fine-tune changed",
+    "distill": "train the scales of a 1-bit delta towards the fine-tuned model's logits",
     "upscale": "make one sparse mixture of low-rank experts of a base and its fine-tunes",
     "evaluate": "score a model or a recipe on tasks",
     "compare": "compare evaluations: paired differences, intervals, ties, forgetting",
@@ -51,7 +53,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"deltasmith.cli.{cmd_name}").command
+        module = cmd_name.replace("-", "_")
+        command: click.Command = importlib.import_module(f"deltasmith.cli.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -47,7 +47,15 @@ def _pair(text: str) -> tuple[str, str]:
     "--budget",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Choose codecs so that the whole takes this share of the model in 16 bits, at the least error.",
+    help="Instead of --codec: choose codecs so that the whole takes this share of the model in 16 bits, at the least"
+    " error. Codes every tensor by every candidate first.",
+)
+@click.option(
+    "--candidate",
+    "among",
+    multiple=True,
+    metavar="CODEC",
+    help="A codec that --budget may choose; repeatable; default: a dozen of them.",
 )
 @resource_options
 @click.option("--overwrite", is_flag=True, help="Replace OUT, at the very end, if it is not empty.")

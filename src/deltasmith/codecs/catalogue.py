@@ -29,6 +29,7 @@ CODECS: Mapping[str, str] = {
     "claq": "claq:Claq",
     "lossless": "lossless:Lossless",
     "dense": "dense:Dense",
+    "zero": "zero:Zero",
 }
 
 

@@ -6,6 +6,7 @@ moved once; too much room becomes white space, which the format allows.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.hashing import SequentialHasher, hash_bytes
 from deltasmith.formats.layout import MAX_HEADER
 from deltasmith.formats.system import resource_error, start_writeback, write_all
@@ -75,6 +77,11 @@ class ArrayFile:
             os.ftruncate(self._fd, 8 + room + self._size)
         except OSError as cause:
             raise resource_error(cause, path) from cause
+
+    @property
+    def size(self) -> int:
+        """Count the bytes of the file so far, the room for its header included."""
+        return 8 + self.room + self._size
 
     def begin(self, streams: Iterable[tuple[str, str, tuple[int, ...] | None]]) -> None:
         """Announce (name, element type, shape) of arrays that grow; the last alone may have the shape None."""
@@ -141,7 +148,7 @@ class ArrayFile:
         except OSError as cause:
             raise resource_error(cause, self.path) from cause
         self.close()
-        return 8 + self.room + self._size
+        return self.size
 
     def _header(self, metadata: Mapping[str, str]) -> bytes:
         content: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -153,7 +160,11 @@ class ArrayFile:
             }
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
         if len(text) > MAX_HEADER:
-            raise ValueError(f"a header of {len(text)} bytes, more than readers accept")
+            raise RefusedError(
+                f"the header would be {len(text)} bytes long, and readers accept {MAX_HEADER}",
+                where=printable(str(self.path)),
+                fix="pack the model in parts",
+            )
         return text
 
     def _move(self, room: int) -> None:
@@ -164,6 +175,8 @@ class ArrayFile:
             count = min(_MOVE, position)
             position -= count
             data = os.pread(self._fd, count, 8 + self.room + position)
+            if len(data) < count:
+                raise OSError(errno.EIO, "the file is shorter than what was written to it")
             write_all(self._fd, memoryview(data), 8 + self.room + position + step)
         self.room = room
 

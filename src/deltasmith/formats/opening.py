@@ -146,6 +146,10 @@ def _from_packed(source: str, found: Resolved, label: str | None) -> OpenedModel
     delta = packed.delta(label)
     folder = packed.folder
     others = () if folder is None else tuple(sorted(p.name for p in folder.iterdir() if p.is_file()))
+    if {WEIGHTS, INDEX} & set(others):
+        raise RefusedError(
+            "the folder holds a model and a packed delta", where=str(folder), fix="put them into two folders"
+        )
     config = (
         read_json_object(folder / "config.json") if folder is not None and "config.json" in others else None
     )
@@ -174,7 +178,7 @@ def find_base(delta: PackedDelta) -> Checkpoint:
     base = delta.packed.base
     beside = Path(delta.packed.file.path).resolve().parent.parent
     for home in (beside, beside.parent, Path()):
-        if (home / base.name).is_dir():
+        if (home / base.name).exists():
             return _checked(delta, str(home / base.name))
     if base.name.count("/") == 1:
         return _checked(delta, f"{base.name}@{base.revision}" if base.revision else base.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deltasmith.codecs.protocol import Array, Cell, Codec, Decoder, Words, numpy_type
+from deltasmith.codecs.protocol import Array, Cell, Codec, Decoder, Words, numpy_type, read_any
 from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.base_fingerprint import fingerprint
 from deltasmith.formats.hashing import CHUNK, combine_chunks, hash_bytes
@@ -30,19 +30,32 @@ from deltasmith.kernels.decode import decode
 from deltasmith.kernels.encode import encode
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 
-__all__ = ["PACKED_NAME", "Packed", "PackedDelta", "PackedModel", "is_packed", "open_packed", "predict"]
+__all__ = [
+    "PACKED_NAME",
+    "Packed",
+    "PackedDelta",
+    "PackedModel",
+    "comparable",
+    "is_packed",
+    "open_packed",
+    "predict",
+]
 
 PACKED_NAME = "delta.safetensors"
 _FETCH = "fetch or pack it again"
 _KEPT_BYTES = 64 << 20
-_MAX_DOCUMENT = 1 << 29
+_KEPT_DECODERS = 64
+_MAX_DOCUMENT = 1 << 28
 
 
 def is_packed(path: Path) -> bool:
     """Tell whether a folder holds a packed delta, or a file is one, by its name and header alone."""
     if path.is_dir():
         return (path / PACKED_NAME).exists()
-    return path.suffix == ".safetensors" and SafetensorsFile(path).metadata.get("format") == FORMAT
+    if path.suffix != ".safetensors":
+        return False
+    file = SafetensorsFile(path)
+    return file.metadata.get("format") == FORMAT or DOCUMENT in file.specs
 
 
 def open_packed(path: str | Path) -> Packed:
@@ -76,6 +89,12 @@ def open_packed(path: str | Path) -> Packed:
             "the packed delta's document is damaged (its hash differs)", where=file.path, fix=_FETCH
         )
     document = read_document(data, file.path)
+    if document.version != int(version):
+        raise DamagedInputError(
+            f"header and document tell different versions, {int(version)} and {document.version}",
+            where=file.path,
+            fix=_FETCH,
+        )
     _check_arrays(document, file)
     return Packed(folder, file, document)
 
@@ -276,6 +295,16 @@ class PackedDelta:
                 where=self.where,
                 fix="give the base that was used for `deltasmith pack`",
             )
+        for name, record in self.tensors.items():
+            if record.against_base and not comparable(record.spec, base.specs.get(name)):
+                raise self.damaged(name, ValueError("the base has no such tensor"))
+
+
+def comparable(spec: Spec, base: Spec | None) -> bool:
+    """Tell whether a tensor can be told by its difference from one of the base: in shape, and in kind of elements."""
+    if base is None or base.shape != spec.shape:
+        return False
+    return base.dtype == spec.dtype or (base.dtype.floating and spec.dtype.floating)
 
 
 def predict(base: Checkpoint | None, name: str, spec: Spec, start: int, stop: int) -> Words:
@@ -300,7 +329,7 @@ class PackedModel:
         self.delta = delta
         self._find = base
         self._base: Checkpoint | None = None
-        self._decoders: dict[str, Decoder] = {}
+        self._decoders: OrderedDict[str, Decoder] = OrderedDict()
         self._lock = threading.RLock()
         self.specs: Mapping[str, Spec] = {name: record.spec for name, record in delta.tensors.items()}
 
@@ -344,7 +373,7 @@ class PackedModel:
         if self.delta.codec(name).domain == "stored":
             words = np.empty(stop - start, f"u{spec.dtype.itemsize}")
             base = self.base if self.delta.tensors[name].against_base else None
-            self._decode(name, start, words, predict(base, name, spec, start, stop))
+            self._decode(name, start, words, lambda at, end: predict(base, name, spec, at, end))
             return words.view(np.uint8).data
         values = np.empty(stop - start, np.float32)
         self.read(name, start, values)
@@ -356,9 +385,11 @@ class PackedModel:
             )
         return out.data
 
-    def _decode(self, name: str, start: int, out: Array, predicted: Words | None = None) -> None:
+    def _decode(
+        self, name: str, start: int, out: Array, ahead: Callable[[int, int], Words] | None = None
+    ) -> None:
         try:
-            self._decoder(name).read(start, out, predicted)
+            read_any(self._decoder(name), self.specs[name].size, start, out, ahead)
         except ValueError as cause:
             raise self.delta.damaged(name, cause) from cause
 
@@ -366,6 +397,9 @@ class PackedModel:
         with self._lock:
             if name not in self._decoders:
                 self._decoders[name] = self.delta.decoder(name)
+            self._decoders.move_to_end(name)
+            while len(self._decoders) > _KEPT_DECODERS:  # each may hold arrays: not those of the whole model
+                self._decoders.popitem(last=False)
             return self._decoders[name]
 
 

@@ -12,19 +12,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deltasmith.codecs.catalogue import codec_from, codec_tree
-from deltasmith.codecs.protocol import Codec
+from deltasmith.codecs.protocol import Cell, Codec
 from deltasmith.errors import DamagedInputError, RecipeError, printable
 from deltasmith.formats.json_file import refuse_constant, unique_keys
+from deltasmith.formats.safetensors_header import check_name
 from deltasmith.table.checkpoint import Spec
 from deltasmith.table.dtypes import DTYPES
 
-__all__ = ["DOCUMENT", "FORMAT", "VERSION", "BaseRecord", "Document", "TensorRecord", "read_document"]
+__all__ = [
+    "DOCUMENT",
+    "FORMAT",
+    "VERSION",
+    "BaseRecord",
+    "Document",
+    "TensorRecord",
+    "is_label",
+    "read_document",
+]
 
 FORMAT = "deltasmith-packed"
 VERSION = 1
 DOCUMENT = "deltasmith.document"
 _FETCH = "fetch or pack it again"
 _MAX_DIMENSION = 1 << 48
+_MAX_LABEL = 200
+_LARGEST = 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ class Document:
     hashes: Mapping[str, str]
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    version: int = VERSION
 
     def encode(self) -> bytes:
         """Return the document's bytes: sorted keys, no white space to speak of."""
@@ -84,7 +97,7 @@ class Document:
         }
         tree = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.version,
             "deltasmith": self.deltasmith,
             "base": {
                 "name": self.base.name,
@@ -107,7 +120,7 @@ def _record_json(record: TensorRecord, codecs: list[dict[str, Any]]) -> dict[str
         "dtype": record.spec.dtype.name,
         "shape": list(record.spec.shape),
         "codec": codecs.index(tree),
-        "arrays": dict(record.arrays),
+        "arrays": dict(sorted(record.arrays.items())),
         "squared_norm": record.squared_norm,
         "squared_error": record.squared_error,
         "xxh3_128": record.xxh3_128,
@@ -160,16 +173,29 @@ def read_document(data: bytes, where: str) -> Document:
     deltas, sources = {}, {}
     for label, entry in read.get(tree, "deltas", dict).items():
         tensors = read.get(entry, "tensors", dict, label)
+        if not is_label(label):
+            raise read.fail(f"has a delta labelled {printable(label, 60)!r}, which is no label")
+        for name in tensors:
+            check_name(name, where)
         deltas[label] = {name: _record(name, record, codecs, read) for name, record in tensors.items()}
         sources[label] = read.get(entry, "source", dict, label)
     if not deltas:
         raise read.fail("holds no delta")
-    notes = tuple(str(note) for note in read.get(tree, "notes", list))
-    return Document(str(tree.get("deltasmith")), ground, deltas, hashes, sources, notes)
+    notes = tuple(read.get(tree, "notes", list))
+    if not all(isinstance(note, str) for note in notes):
+        raise read.fail("has notes that are not text")
+    return Document(str(tree.get("deltasmith")), ground, deltas, hashes, sources, notes, tree["version"])
+
+
+def is_label(text: str) -> bool:
+    """Tell whether a delta may be called so: printable, not empty, at most 200 characters, without `#`."""
+    return text.isprintable() and 0 < len(text) <= _MAX_LABEL and "#" not in text
 
 
 def refuse_newer(version: int, writer: str, where: str) -> None:
-    """Refuse a container that only a later deltasmith understands."""
+    """Refuse a container that only a later deltasmith understands, and versions that never were."""
+    if version < 1:
+        raise DamagedInputError(f"a packed delta of format version {version}", where=where, fix=_FETCH)
     if version > VERSION:
         raise DamagedInputError(
             f"a packed delta of format version {version}, written by deltasmith {printable(writer, 40)}; this one "
@@ -199,15 +225,20 @@ def _record(name: str, tree: Any, codecs: list[Codec], read: _Reader) -> TensorR
     if not all(isinstance(value, str) for value in arrays.values()):
         raise read.fail(f"names arrays of {printable(name, 120)} by something that is not text")
     sums = [tree.get("squared_norm"), tree.get("squared_error")]
-    if not all(s is None or (isinstance(s, (int, float)) and s >= 0) for s in sums):
+    if not all(s is None or (isinstance(s, (int, float)) and 0 <= s <= _LARGEST) for s in sums):
         raise read.fail(f"tells impossible errors of {printable(name, 120)}")
     digest = tree.get("xxh3_128")
+    spec, codec = Spec(name, tuple(shape), dtype), codecs[number]
+    against = read.get(tree, "against_base", bool, name)
+    _refuse_pairing(spec, codec, against, read)
     return TensorRecord(
-        Spec(name, tuple(shape), dtype),
-        codecs[number],
-        arrays,
-        sums[0],
-        sums[1],
-        digest if isinstance(digest, str) else None,
-        read.get(tree, "against_base", bool, name),
+        spec, codec, arrays, sums[0], sums[1], digest if isinstance(digest, str) else None, against
     )
+
+
+def _refuse_pairing(spec: Spec, codec: Codec, against_base: bool, read: _Reader) -> None:
+    """Refuse a codec that could not have written such a tensor."""
+    if codec.domain == "delta" and not against_base:
+        raise read.fail(f"has a delta for {printable(spec.name, 120)}, and nothing to add it to")
+    if problem := codec.refusal(Cell(spec, spec if against_base else None)):
+        raise read.fail(f"names a codec that cannot have coded {printable(spec.name, 120)}: {problem}")

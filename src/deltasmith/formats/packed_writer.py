@@ -83,7 +83,10 @@ class PackedOutput:
             output = cls(staging, ArrayFile(path, room, entries), finished)
             output._begin_journal(key, room)
         except OSError as cause:
-            staging.discard()
+            if (staging.partial / _JOURNAL).exists():
+                staging.lock.release()  # what an earlier run has finished stays
+            else:
+                staging.discard()
             raise resource_error(cause, cause.filename or staging.partial) from cause
         except BaseException:
             staging.discard()
@@ -129,6 +132,10 @@ class PackedOutput:
         """Return the hash of every array written so far."""
         return {entry.name: entry.xxh3_128 for entry in self.file.entries}
 
+    def size_with(self, document: Document) -> int:
+        """Return the bytes that the file will take with this document (header room that is too small counts little)."""
+        return self.file.size + len(document.encode())
+
     def publish(
         self,
         document: Document,
@@ -168,8 +175,7 @@ class PackedOutput:
         for name, written in self.finished.items():
             kept = [ArrayFile.as_json(entries[array]) for array in written.arrays.values()]
             lines.append({"tensor": name, "written": vars(written), "entries": kept})
-        with (self.staging.partial / _JOURNAL).open("wb") as file:
-            file.write(b"".join(map(_line, lines)))
+        self.staging.place(_JOURNAL, b"".join(map(_line, lines)))
 
     def _note(self, record: Mapping[str, Any]) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def choose(
         now = min(now, _fill(fronts, *_grid(fronts, spare)), key=lambda found: _error(fronts, found))
     total = _error(fronts, now)
     picked = {name: _original(options[name], front[now[name]]) for name, front in fronts.items()}
-    return Choice(picked, budget_bytes, total, min(bound, total))
+    return Choice(picked, budget_bytes, total, max(0.0, min(bound, total)))
 
 
 def _weighted(
@@ -149,20 +150,16 @@ def _error(fronts: Mapping[str, Frontier], now: Picks) -> float:
 
 
 def _relax(fronts: Mapping[str, Frontier], left: int) -> tuple[Picks, int, float]:
-    """Take hull steps, best first, until one does not fit; return the picks, the bytes left and the relaxation's error."""
+    """Take hull steps, best first, until one does not fit; return picks, bytes left and the relaxation's error."""
     now = dict.fromkeys(fronts, 0)
-    error = _error(fronts, now)
-    steps: list[_Step] = []
-    for name, front in fronts.items():
-        corners = hull(front)
-        steps += [_step(name, front, a, b) for a, b in zip(corners, corners[1:], strict=False)]
+    steps = (_step(name, front, a, b) for name, front in fronts.items() for a, b in pairwise(hull(front)))
+    # A tensor's steps come in their order: on the hull each saves less per byte, and rounding keeps an order.
     for step in sorted(steps):
         if step.nbytes > left:
-            return now, left, error + step.rate * left
+            return now, left, _error(fronts, now) + step.rate * left
         now[step.name] = step.to
         left -= step.nbytes
-        error -= step.saved
-    return now, left, error
+    return now, left, _error(fronts, now)
 
 
 def _grid(fronts: Mapping[str, Frontier], spare: int) -> tuple[Picks, int]:
@@ -182,7 +179,7 @@ def _grid(fronts: Mapping[str, Frontier], spare: int) -> tuple[Picks, int]:
         best = found
         taken.append(which)
     now, left, at = {}, spare, room
-    for (name, front), which in zip(reversed(fronts.items()), reversed(taken), strict=True):
+    for (name, front), which in zip(reversed(list(fronts.items())), reversed(taken), strict=True):
         now[name] = int(which[at])
         extra = front[now[name]].nbytes - front[0].nbytes
         at, left = at - -(-extra // unit), left - extra

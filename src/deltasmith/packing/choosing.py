@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltasmith.codecs.catalogue import codec_from, codec_text
+from deltasmith.codecs.lossless import Lossless
 from deltasmith.codecs.protocol import Cell, Codec
 from deltasmith.errors import RecipeError, printable
 from deltasmith.table.names import layer_of, matches
@@ -54,26 +55,25 @@ def rules_of(
 def choose_all(
     cells: Sequence[Cell], rules: Sequence[Rule], rest: Codec
 ) -> tuple[dict[str, Codec], list[str]]:
-    """Return every tensor's codec, and notes on those whose rule named a codec that cannot take them.
+    """Return every tensor's codec, and notes on those whose codec cannot take them.
+
+    These get `rest`, and where that cannot take them either, `lossless`.
 
     Raises:
         RecipeError: a rule that names no tensor at all.
     """
     chosen: dict[str, Codec] = {}
-    notes: dict[tuple[str, str], list[str]] = {}
+    notes: dict[tuple[Codec, str, Codec], list[str]] = {}
     used: set[int] = set()
     for cell in cells:
-        chosen[cell.spec.name] = rest
-        for number, rule in enumerate(rules):
-            if not rule.names(cell):
-                continue
-            used.add(number)
-            problem = _refusal(rule.codec, cell)
-            if not problem:
-                chosen[cell.spec.name] = rule.codec
-            else:
-                notes.setdefault((codec_text(rule.codec), problem), []).append(cell.spec.name)
-            break
+        number = next((i for i, rule in enumerate(rules) if rule.names(cell)), None)
+        wanted = rest if number is None else rules[number].codec
+        used |= set() if number is None else {number}
+        problem = _refusal(wanted, cell)
+        given = wanted if not problem else Lossless() if _refusal(rest, cell) else rest
+        chosen[cell.spec.name] = given
+        if problem:
+            notes.setdefault((wanted, problem, given), []).append(cell.spec.name)
     for number, rule in enumerate(rules):
         if number not in used and rule.where != LINEARS:
             raise RecipeError(
@@ -81,7 +81,7 @@ def choose_all(
                 where="pack",
                 fix="globs match whole names: *.mlp.*",
             )
-    return chosen, [_note(text, problem, names, rest) for (text, problem), names in notes.items()]
+    return chosen, [_note(*why, names) for why, names in notes.items()]
 
 
 def _refusal(codec: Codec, cell: Cell) -> str:
@@ -90,6 +90,7 @@ def _refusal(codec: Codec, cell: Cell) -> str:
     return codec.refusal(cell)
 
 
-def _note(text: str, problem: str, names: list[str], rest: Codec) -> str:
+def _note(wanted: Codec, problem: str, given: Codec, names: list[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{printable(names[0], 120)}{more}: {codec_text(rest)} instead of {text}, because {problem}"
+    instead = f"{codec_text(given)} instead of {codec_text(wanted)}"
+    return f"{printable(names[0], 120)}{more}: {instead}, because {problem}"

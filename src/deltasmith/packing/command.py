@@ -12,7 +12,14 @@ __all__ = ["pack_models"]
 
 
 def pack_models(
-    base: str, models: Sequence[str], out: str, *, codec: str, budget: float | None = None, **options: Any
+    base: str,
+    models: Sequence[str],
+    out: str,
+    *,
+    codec: str,
+    budget: float | None = None,
+    among: Sequence[str] = (),
+    **options: Any,
 ) -> PackResult:
     """Pack one model, or several with the codec `emr`; RecipeError for a combination that makes no sense."""
     if codec.partition(":")[0] == "emr":
@@ -28,7 +35,10 @@ def pack_models(
             fix="pack them one by one, or together with --codec emr",
         )
     if budget is not None:
+        from deltasmith.packing.candidates import CANDIDATES
         from deltasmith.packing.frugal import pack_within
 
-        return pack_within(base, models[0], out, budget=budget, **options)
+        return pack_within(base, models[0], out, budget=budget, among=among or CANDIDATES, **options)
+    if among:
+        raise RecipeError("--candidate is for --budget", where="pack")
     return pack(base, models[0], out, codec=codec, **options)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from deltasmith.codecs.catalogue import codec_text
 from deltasmith.errors import RefusedError, printable
+from deltasmith.formats.hub import resolve
 from deltasmith.formats.opening import open_model
-from deltasmith.formats.packed import Packed, open_packed
+from deltasmith.formats.packed import Packed, is_packed, open_packed
 from deltasmith.formats.packed_document import TensorRecord
 from deltasmith.table.names import layer_of, projection_of
 
@@ -116,10 +117,14 @@ def inspect(packed: str | Path) -> Inspection:
 
 
 def _container(packed: str | Path) -> Packed:
-    opened = open_model(str(packed)) if not Path(packed).exists() else None
-    if opened is not None and opened.packed is None:
-        raise RefusedError("not a packed delta", where=printable(str(packed)))
-    return opened.packed.packed if opened is not None and opened.packed is not None else open_packed(packed)
+    path = Path(packed) if Path(packed).exists() else resolve(str(packed)).path
+    if not is_packed(path):
+        raise RefusedError(
+            "not a packed delta",
+            where=printable(str(packed)),
+            fix="give a folder that `deltasmith pack` wrote",
+        )
+    return open_packed(path)
 
 
 def _line(name: str, record: TensorRecord, sizes: Mapping[str, int]) -> Line:

@@ -16,7 +16,7 @@ from deltasmith.engine.values import refuse_nonfinite
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.opening import OpenedModel, open_model
-from deltasmith.formats.packed import predict
+from deltasmith.formats.packed import comparable, predict
 from deltasmith.kernels.encode import encode
 from deltasmith.operation.randomness import cell_key
 from deltasmith.planning.plan import Plan
@@ -160,7 +160,7 @@ class CellValues:
 
 
 def cell_of(spec: Spec, base: Checkpoint, label: str, seed: int) -> Cell:
-    """Return what a codec may know of a tensor; the base counts only if it has the tensor in this shape."""
+    """Return what a codec may know of a tensor; the base counts only if it has a comparable one."""
     ground = base.specs.get(spec.name)
-    usable = ground if ground is not None and ground.shape == spec.shape else None
+    usable = ground if comparable(spec, ground) else None
     return Cell(spec, usable, cell_key(seed, label, spec.name))

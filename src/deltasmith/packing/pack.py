@@ -13,8 +13,9 @@ from deltasmith.engine.coding import CodingTask
 from deltasmith.engine.memory import DEFAULT_MEMORY
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.workers import Stop
-from deltasmith.errors import printable
+from deltasmith.errors import RecipeError, printable
 from deltasmith.formats.opening import OpenedModel
+from deltasmith.formats.packed_document import is_label
 from deltasmith.packing.choosing import LINEARS, choose_all, rules_of
 from deltasmith.packing.material import CellValues, Material, Rooms, cell_of, gather
 from deltasmith.packing.writing import (
@@ -31,6 +32,7 @@ from deltasmith.packing.writing import (
 
 __all__ = ["CodecLike", "PackResult", "cells_of", "label_of", "order_of", "pack"]
 
+_SUFFIXES = (".yaml", ".yml", ".safetensors", ".npz")
 CodecLike = str | Mapping[str, Any] | Codec
 
 
@@ -59,6 +61,12 @@ def pack(
 
     Raises what `merge` raises; RecipeError for codecs that do not exist.
     """
+    if label is not None and not is_label(label):
+        raise RecipeError(
+            f"no delta can be labelled {printable(repr(label), 60)}",
+            where="pack",
+            fix="a label is printable and has no #",
+        )
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
     ground = open_base(str(base))
     material = gather(ground, str(model), label or label_of(model), resources.threads, resources.stop)
@@ -70,8 +78,17 @@ def pack(
 
 
 def label_of(model: str | Path) -> str:
-    """Return the name of a model's folder or file, which labels its delta."""
-    return Path(str(model).partition("#")[0].partition("@")[0]).stem or "model"
+    """Return the name of a model's folder or file, or the label of a packed one, which labels its delta.
+
+    >>> label_of("models/Llama-3.1-8B"), label_of("someone/math@main"), label_of("mix.yaml"), label_of("packed#code")
+    ('Llama-3.1-8B', 'math', 'mix', 'code')
+    """
+    path, _, inner = str(model).rpartition("#") if "#" in str(model) else (str(model), "", "")
+    name = inner or Path(path).name or Path(path).resolve().name
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    label = name.partition("@")[0]
+    return label if is_label(label) else "model"
 
 
 def cells_of(base: OpenedModel, material: Material, seed: int) -> tuple[tuple[Cell, ...], tuple[str, ...]]:

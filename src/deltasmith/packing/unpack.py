@@ -52,10 +52,17 @@ def unpack(
     assert opened.packed is not None
     delta = opened.packed
 
+    for name in delta.names:
+        delta.decoder(name)  # arrays that cannot be a codec's are refused before anything is written
+
     def check(digests: dict[str, str]) -> None:
         _refuse_inexact(delta, digests)
 
-    return copy_model(model, opened, Path(packed), Path(out), kind="unpack", check=check, **options)
+    homes = [Path(file.path).parent for file in model.sources]
+    folders = [home for home in dict.fromkeys(homes) if (home / "config.json").exists()]
+    return copy_model(
+        model, opened, Path(packed), Path(out), kind="unpack", check=check, inputs=folders, **options
+    )
 
 
 def _refuse_inexact(delta: PackedDelta, digests: dict[str, str]) -> None:

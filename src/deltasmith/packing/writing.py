@@ -17,7 +17,7 @@ from deltasmith.codecs.protocol import Cell, Codec
 from deltasmith.engine.coding import CodingTask, code
 from deltasmith.engine.progress import Progress
 from deltasmith.engine.workers import Stop
-from deltasmith.errors import RefusedError, printable
+from deltasmith.errors import InterruptedRunError, RefusedError, printable
 from deltasmith.formats.base_fingerprint import fingerprint
 from deltasmith.formats.manifest import shown_source
 from deltasmith.formats.opening import OpenedModel, open_model
@@ -142,8 +142,13 @@ def record_of(cell: Cell, codec: Codec, written: Written) -> TensorRecord:
     )
 
 
-def write(order: Order, out: Path, resources: Resources, *, overwrite: bool = False) -> PackResult:
-    """Code every tensor that an earlier run has not, and publish the container under `out`."""
+def write(
+    order: Order, out: Path, resources: Resources, *, overwrite: bool = False, limit: int | None = None
+) -> PackResult:
+    """Code every tensor that an earlier run has not, and publish the container under `out`.
+
+    Raises RefusedError, and publishes nothing, if the file would take more than `limit` bytes.
+    """
     began = time.perf_counter()
     stop, keys = resources.stop, [f"{task.name}{task.suffix}" for task in order.tasks]
     with (
@@ -152,24 +157,30 @@ def write(order: Order, out: Path, resources: Resources, *, overwrite: bool = Fa
     ):
         digests = background.submit(hash_files, order.models, stop)
         assert order.base.checkpoint is not None
-        print_of = background.submit(fingerprint, order.base.checkpoint)
+        print_of = background.submit(fingerprint, order.base.checkpoint, lambda: stop.asked)
         try:
             _code(order, output, resources)
         except BaseException:
             stop.ask()  # nobody will want the hashes
             raise
         resources.progress.phase("checking the inputs", 0)
-        document = _document(order, output, print_of.result())
+        document, inputs = _document(order, output, print_of.result()), digests.result()
+        if stop.asked:  # some inputs may have no hash
+            raise InterruptedRunError("interrupted", fix="run the same command again to resume")
+        nbytes = output.size_with(document)
+        if limit is not None and nbytes > limit:
+            problem = f"the container would take {nbytes:,} bytes, more than the {limit:,} of the budget"
+            raise RefusedError(problem, where=printable(str(out)), fix="give a larger --budget")
         for _, opened in order.models:
             opened.check_unchanged()
         folder = order.materials[0].folder
-        beside, inputs = side_files(folder, folder), digests.result()
+        beside = side_files(folder, folder)
         late = output.publish(
             document,
             beside.files,
             lambda entries: manifest_of(document, order.models, inputs, entries, beside.warnings),
         )
-    warnings = (*(w for material in order.materials for w in material.warnings), *late)
+    warnings = (*(w for material in order.materials for w in material.warnings), *beside.warnings, *late)
     return _result(order, document, out, output.nbytes, time.perf_counter() - began, warnings)
 
 
