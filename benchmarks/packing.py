@@ -1,8 +1,8 @@
 """Packing and unpacking against the floor, and a 7 B-parameter shape packed by BitDelta; `--help` lists the options.
 
-python benchmarks/packing.py prints a table; `--record` writes it into benchmarks/README.md. Two sizes: the 374 M family,
-where starting Python is a large part of it, and the first quarter of Llama-2-7B's layers (1.9 B). `--seven` also writes
-two models of all its layers (27 GB of disk), packs one, and reports size and memory.
+python benchmarks/packing.py prints a table; `--record` writes it into benchmarks/README.md. Two sizes: the 374 M
+family, where starting Python is a large part of it, and a quarter of Llama-2-7B's layers (1.9 B). `--seven` also
+writes two models of all its layers (27 GB of disk), packs one, and reports size and memory.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,6 +75,7 @@ def copy_model(
     *,
     kind: str = "convert",
     check: Callable[[dict[str, str]], None] = lambda digests: None,
+    inputs: Sequence[Path] = (),
     shard_size: int = SHARD_BYTES,
     overwrite: bool = False,
     threads: int | None = None,
@@ -85,7 +86,7 @@ def copy_model(
     """Write every tensor of a checkpoint, byte for byte, to the folder `out`, with the side files of `model`.
 
     `kind` is what the manifest calls it; `check` sees the hashes of all tensors before anything is published, and
-    raises if they will not do. Raises what `convert` raises.
+    raises if they will not do; `inputs` are further paths that must not be written over. Raises what `convert` raises.
     """
     began = time.perf_counter()
     plan = copy_of(checkpoint)
@@ -95,7 +96,8 @@ def copy_model(
         repr((__version__, kind, layout.digest, sorted(hashes.items()))).encode()
     )
     limits = budget(plan, memory, threads or available_threads())
-    with Output.open(out, layout, stamp, overwrite=overwrite, inputs=[source]) as output:
+    guarded = [source, *(Path(file.path) for file in checkpoint.sources), *inputs]
+    with Output.open(out, layout, stamp, overwrite=overwrite, inputs=guarded) as output:
         order = [name for shard in layout.shards for name in shard.tensors]
         execute(Evaluator(plan), output, order, limits, stop or Stop(), progress or Silent())
         model.check_unchanged()

@@ -24,9 +24,20 @@ if TYPE_CHECKING:
 )
 @json_option
 def command(name: str, dialect: Dialect, as_json: bool) -> None:
-    """Explain a preset, an edit or a merge: formula, fields and ranges, paper, dialects, when not to use it."""
-    from deltasmith.recipe.explain import explain, render
+    """Explain a preset, an edit, a merge or a codec: formula, fields and ranges, paper, dialects, when not to use it.
 
+    Where a codec shares its name with another method, `codec:NAME` means the codec.
+    """
+    from deltasmith.recipe.explain import explain, render
+    from deltasmith.recipe.explain_codec import codec_of, explain_codec, render_codec
+
+    if (codec := codec_of(name)) is not None:
+        found = explain_codec(codec)
+        if as_json:
+            print_json(asdict(found))
+        else:
+            click.echo(render_codec(found), nl=False)
+        return
     explanation = explain(name, dialect)
     if as_json:
         print_json(asdict(explanation))

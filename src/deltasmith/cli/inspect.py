@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from deltasmith.cli.options import console, human, json_option, print_json
+from deltasmith.errors import printable
 
 
 @click.command("inspect")
@@ -29,6 +30,7 @@ def command(packed: str, group: str, as_json: bool) -> None:
     if as_json:
         print_json(found.as_json())
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
@@ -39,11 +41,17 @@ def command(packed: str, group: str, as_json: bool) -> None:
     for line in lines:
         figures = (f"{line.bits:.2f}", f"{100 * line.ratio:.1f}", f"{line.relative_error:.4g}")
         table.add_row(
-            line.name, line.codec, str(line.tensors), f"{line.elements:,}", human(line.nbytes), *figures
+            escape(line.name),
+            escape(line.codec),
+            str(line.tensors),
+            f"{line.elements:,}",
+            human(line.nbytes),
+            *figures,
         )
     console().print(table)
     base = found.packed.base
     labels = ", ".join(found.packed.labels)
-    click.echo(f"{labels} over {base.name} (fingerprint {base.fingerprint}); file {human(found.nbytes)}")
+    named = f"{printable(base.name, 120)} (fingerprint {printable(base.fingerprint, 60)})"
+    click.echo(f"{labels} over {named}; file {human(found.nbytes)}")
     for note in found.packed.document.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {printable(note, 2000)}")

@@ -12,10 +12,11 @@ from deltasmith.cli.options import console, json_option, print_json
 @click.command("methods")
 @json_option
 def command(as_json: bool) -> None:
-    """List presets, edits and merges: what each does in a line."""
+    """List presets, edits, merges and codecs: what each does in a line."""
     from deltasmith.recipe.explain import methods
+    from deltasmith.recipe.explain_codec import codec_rows
 
-    rows = methods()
+    rows = (*methods(), *codec_rows())
     if as_json:
         print_json([asdict(row) for row in rows])
         return

@@ -57,6 +57,11 @@ def _pair(text: str) -> tuple[str, str]:
     metavar="CODEC",
     help="A codec that --budget may choose; repeatable; default: a dozen of them.",
 )
+@click.option(
+    "--statistics",
+    metavar="FILE",
+    help="Gram matrices of the layers' inputs, for codecs that weigh errors by them.",
+)
 @resource_options
 @click.option("--overwrite", is_flag=True, help="Replace OUT, at the very end, if it is not empty.")
 @json_option

@@ -20,19 +20,33 @@ from deltasmith.cli.options import Size, human, json_option, print_json, quiet_o
     show_default=True,
     help="smile: the base and each expert's delta. twin: a shared expert and what each has of its own.",
 )
-@click.option("--router-rank", type=int, default=8, show_default=True, help="Directions per expert in each gate.")
 @click.option(
-    "--expert-rank", type=int, default=64, show_default=True, help="Rank of each expert (smile); -1: whole deltas."
+    "--router-rank", type=int, default=8, show_default=True, help="Directions per expert in each gate."
+)
+@click.option(
+    "--expert-rank",
+    type=int,
+    default=64,
+    show_default=True,
+    help="Rank of each expert (smile); -1: whole deltas.",
 )
 @click.option("--top-k", type=int, help="Experts per token.  [default: 1; twin: all]")
 @click.option("--density", type=float, default=0.1, show_default=True, help="Singular triplets kept (twin).")
-@click.option("--shared-scale", type=float, default=0.3, show_default=True, help="Scale of Σ δ in the base (twin).")
-@click.option("--where", default="*", show_default=True, help="Glob over weights; other linears stay the base's.")
-@click.option("--label", "labels", multiple=True, help="Label of an expert, in order.  [default: folder names]")
+@click.option(
+    "--shared-scale", type=float, default=0.3, show_default=True, help="Scale of Σ δ in the base (twin)."
+)
+@click.option(
+    "--where", default="*", show_default=True, help="Glob over weights; other linears stay the base's."
+)
+@click.option(
+    "--label", "labels", multiple=True, help="Label of an expert, in order.  [default: folder names]"
+)
 @click.option(
     "--weights", metavar="LABEL=W,…", help="Mix with fixed weights (not named: 0) instead of by the gates."
 )
-@click.option("--device", default="cpu", show_default=True, help="Where singular values are computed: cpu, cuda.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where singular values are computed: cpu, cuda."
+)
 @click.option(
     "--shard-size", type=Size(), default="5G", show_default=True, help="Largest size of a weight file."
 )

@@ -42,6 +42,7 @@ __all__ = [
     "WholeCodec",
     "Words",
     "numpy_type",
+    "read_any",
 ]
 
 Array = npt.NDArray[Any]
@@ -132,13 +133,34 @@ class Source(Protocol):
 
 
 class Decoder(Protocol):
-    """Turns arrays back into any range of one tensor. May be used from several threads."""
+    """Turns arrays back into any range of one tensor. May be used from several threads.
+
+    One that needs the predictions of whole blocks has a `grain`: its reads begin at a multiple of so many elements
+    and end at one or at the tensor's end. `read_any` reads any range from any decoder.
+    """
 
     def read(self, start: int, out: Array, predicted: Words | None = None) -> None:
         """Write elements [start, start + out.size) into 1-D `out`: float32, or words for the domain `stored`.
 
         Raises ValueError if the arrays do not describe such a tensor (the caller knows their names and says so).
         """
+
+
+def read_any(
+    decoder: Decoder, size: int, start: int, out: Array, predict: Callable[[int, int], Words] | None = None
+) -> None:
+    """Write elements [start, start + out.size) of a tensor of `size` elements, widened to the decoder's grain.
+
+    `predict(start, stop)` yields the predictions of a range; None where the domain needs none.
+    """
+    grain, stop = int(getattr(decoder, "grain", 1)), start + out.size
+    first, last = start - start % grain, min(size, -(-stop // grain) * grain)
+    if start == stop:
+        return
+    room = out if (first, last) == (start, stop) else np.empty(last - first, out.dtype)
+    decoder.read(first, room, None if predict is None else predict(first, last))
+    if room is not out:
+        out[:] = room[start - first : stop - first]
 
 
 class Codec(Record):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deltasmith.errors import MissingExtraError, RecipeError, printable
 from deltasmith.evaluate.saving import write_whole
@@ -75,10 +75,18 @@ class Panel:
     x_label: str
 
 
-def curves(path: Path | str, series: Sequence[Curve], *, x_label: str, y_label: str, title: str = "") -> None:
+def curves(
+    path: Path | str,
+    series: Sequence[Curve],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    x_scale: Literal["linear", "log"] = "linear",
+) -> None:
     """Draw lines with markers and intervals: shaded up to three series, bars beyond; .png or .svg.
 
-    Up to eight series can be told apart in grey. Raises MissingExtraError without matplotlib, RecipeError for
+    On a log scale x must be positive. Up to eight series can be told apart in grey. Raises MissingExtraError without matplotlib, RecipeError for
     another kind of file, ResourceError where it cannot be written.
     """
     with _figure(path, 6.2, 3.9) as figure:
@@ -92,6 +100,8 @@ def curves(path: Path | str, series: Sequence[Curve], *, x_label: str, y_label: 
                 _whiskers(axes, xs, lows, highs, look["color"])
             (line,) = axes.plot(xs, means, linestyle=_LINES[number % len(_LINES)], linewidth=1.3, **look)
             handles.append(line)
+        if x_scale == "log":
+            axes.set_xscale("log")
         _name(axes, x_label, y_label, title)
         _legend(figure, handles, [one[0] for one in series])
 

@@ -151,6 +151,11 @@ class AdapterColumn:
         """List the adapter's files."""
         return self._adapter.sources
 
+    @property
+    def pairs(self) -> Mapping[str, Pair]:
+        """Map the base's names to the factor pairs that change them."""
+        return self._pairs
+
     def is_delta(self, name: str) -> bool:
         """Tell whether `read` yields a delta (LoRA pairs) or full weights (modules_to_save, biases).
 

@@ -22,6 +22,7 @@ PairKind = Literal["linear", "flipped", "convolution", "embedding"]
 
 _EMBEDDING = re.compile(r"(?:.*embed.*|wte|wpe|shared)")
 _NOT_EMBEDDING = re.compile(r".*(?:norm|patch|proj|ln|out).*|layer_?norm", re.IGNORECASE)
+_OTHER_EMBEDDING = re.compile(r"pos|type|segment|wpe")
 _HEAD = re.compile(r"(?:lm_head|embed_out|output_layer|output|head|.*classifier|score)")
 _CONV1D = re.compile(r"(?:c_attn|c_proj|c_fc|q_attn)")
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -37,15 +38,17 @@ _LEADS = {
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What an adapter holds: modules in pairs of factors, modules saved whole, and biases put into their place.
+    """What an adapter holds, by names of the base's tensors.
 
-    All three map names of the base's tensors; `saved` lists modules, with every tensor that they have.
+    `pairs` become factors. `saved` are modules that are kept beside the base's, and `whole` the tensors they have.
+    `placed` replace the base's own tensors when PEFT loads the adapter, and stay while it is disabled: biases of
+    linear layers, as PEFT's `bias: all` has them, and tied embeddings, as PEFT has resized ones. `unheld` fits nowhere.
     """
 
     pairs: Mapping[str, PairKind]
     saved: tuple[str, ...]
     whole: tuple[str, ...]
-    biases: tuple[str, ...]
+    placed: tuple[str, ...]
     unheld: tuple[str, ...]
 
 
@@ -113,6 +116,15 @@ class Modules:
         known = bool(_EMBEDDING.fullmatch(last)) and not _NOT_EMBEDDING.fullmatch(last)
         return name.endswith(".weight") and len(self.specs[name].shape) == 2 and known
 
+    def is_tied(self, name: str) -> bool:
+        """Tell whether a tensor is an embedding that the head shares; those of positions and types are not."""
+        return self.tied and self.is_embedding(name) and not _OTHER_EMBEDDING.search(_last(name))
+
+    def is_linear_bias(self, name: str) -> bool:
+        """Tell whether a tensor is the bias of a linear layer or convolution, and not of a norm."""
+        weight = self.specs.get(f"{name.removesuffix('.bias')}.weight")
+        return name.endswith(".bias") and weight is not None and len(weight.shape) >= 2
+
     def is_head(self, name: str) -> bool:
         """Tell whether a tensor makes logits."""
         return name.endswith(".weight") and bool(_HEAD.fullmatch(_last(name)))
@@ -120,14 +132,15 @@ class Modules:
     def pair_kind(self, name: str, *, embeddings: bool = False) -> PairKind | None:
         """Return how a low-rank delta of this tensor is held, or None where only the whole tensor can be.
 
-        `embeddings` asks for factors of embeddings and heads too.
+        `embeddings` asks for factors of embeddings and heads too; but not of a tied embedding, whose head PEFT would
+        leave behind.
         """
         spec = self.specs[name]
         shape = spec.shape
         outer = self.is_embedding(name) or self.is_head(name)
         if not name.endswith(".weight") or not spec.dtype.floating or spec.size == 0:
             return None
-        if not self.module(name) or (outer and not embeddings):
+        if not self.module(name) or (outer and not embeddings) or self.is_tied(name):
             return None
         if len(shape) == 2:
             return self._matrix_kind(name, spec)
@@ -144,20 +157,20 @@ class Modules:
     def arrange(self, pairs: Mapping[str, PairKind], changed: Iterable[str]) -> Arrangement:
         """Decide where everything goes: `pairs` may become factors, `changed` are the other tensors that differ.
 
-        A bias of a linear layer or convolution is put in its place. Any other tensor is saved with its module and
-        all that the module has. PEFT finds modules by the end of their names, so modules that end alike come along.
+        A bias of a linear layer or convolution is put in its place, and so is a tied embedding: PEFT would tie a
+        saved module only to a second copy. Any other tensor is saved with its module and all that the module has.
+        PEFT finds modules by the end of their names, so modules that end alike come along.
         """
         saved: set[str] = set()
-        biases: list[str] = []
+        placed: list[str] = []
         unheld: list[str] = []
         for name in changed:
-            module, weight = self.module(name), f"{name.removesuffix('.bias')}.weight"
-            if not module:
+            if not self.module(name):
                 unheld.append(name)
-            elif name.endswith(".bias") and weight in self.specs and len(self.specs[weight].shape) >= 2:
-                biases.append(name)
+            elif self.is_linear_bias(name) or self.is_tied(name):
+                placed.append(name)
             else:
-                saved.add(module)
+                saved.add(self.module(name))
         saved |= {m for m in self.every if any(m.endswith(s) for s in saved)}
         whole = [
             n
@@ -169,7 +182,7 @@ class Modules:
             {name: kind for name, kind in pairs.items() if name not in inside},
             tuple(sorted(saved)),
             tuple(whole),
-            tuple(name for name in biases if name not in inside),
+            tuple(name for name in placed if name not in inside),
             tuple(unheld),
         )
 

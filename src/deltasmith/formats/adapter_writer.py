@@ -161,7 +161,7 @@ class AdapterOutput:
             raise RefusedError(
                 "the model does not differ from the base", where=printable(str(self.staging.out.name))
             )
-        self._settle_biases()
+        self._settle_names()
         config = (json.dumps(self.config(origin), indent=2, sort_keys=True) + "\n").encode()
         beside = {**files, CONFIG: config, CARD_NAME: _card(self.staging.out.name, origin)}
         self.staging.refuse_newcomers()
@@ -174,14 +174,14 @@ class AdapterOutput:
             raise resource_error(cause, cause.filename or self.staging.partial) from cause
         return self.staging.tidy()
 
-    def _settle_biases(self) -> None:
-        """Call biases of adapted modules what they are called there: PEFT has wrapped those modules by then."""
+    def _settle_names(self) -> None:
+        """Call tensors within adapted modules what they are called there: PEFT has wrapped those modules by then."""
         renamed = {}
-        for name in self.arrangement.biases:
-            weight = self.pairs.get(f"{name.removesuffix('.bias')}.weight")
+        for name in self.arrangement.placed:
+            module, own = self.modules.module(name), name.rpartition(".")[2]
+            weight = self.pairs.get(f"{name.removesuffix(own)}weight")
             if weight is not None and weight.rank:
-                module = _PREFIX + self.modules.module(name)
-                renamed[f"{module}.bias"] = f"{module}.base_layer.bias"
+                renamed[f"{_PREFIX}{module}.{own}"] = f"{_PREFIX}{module}.base_layer.{own}"
         self.file.entries = [replace(e, name=renamed.get(e.name, e.name)) for e in self.file.entries]
 
     def config(self, origin: Origin) -> dict[str, Any]:
@@ -190,14 +190,10 @@ class AdapterOutput:
         common = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
         special = {_pattern(m): rank for m, rank in ranks.items() if rank != common}
         saved = self.modules.short(self.arrangement.saved, dotted=False)
-        outer = {*ranks, *self.arrangement.saved}
-        embeds = any(
-            self.modules.is_embedding(n) and self.modules.module(n) in outer for n in self.modules.specs
-        )
-        config = {
+        return {
             "alpha_pattern": special,
             "base_model_name_or_path": shown_source(origin.name),
-            "bias": "all" if self.arrangement.biases else "none",
+            "bias": "all" if any(map(self.modules.is_linear_bias, self.arrangement.placed)) else "none",
             "fan_in_fan_out": any(p.kind == "flipped" and p.rank for p in self.pairs.values()),
             "inference_mode": True,
             "init_lora_weights": True,
@@ -213,7 +209,6 @@ class AdapterOutput:
             "use_dora": False,
             "use_rslora": False,
         }
-        return config | ({"ensure_weight_tying": True} if self.modules.tied and embeds else {})
 
     def __enter__(self) -> Self:
         return self

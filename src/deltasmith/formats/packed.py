@@ -283,7 +283,9 @@ class PackedDelta:
             DamagedInputError: another base (its fingerprint differs).
         """
         self.check_base(base)
-        return PackedModel(self, lambda: base)
+        model = PackedModel(self, lambda: base)
+        _ = model.base  # known from now on, and so one of its sources
+        return model
 
     def check_base(self, base: Checkpoint) -> None:
         """Refuse a base with another fingerprint than the one that was packed against."""
@@ -370,6 +372,7 @@ class PackedModel:
     def raw(self, name: str, start: int, stop: int) -> bytes | memoryview:
         """Return the stored bytes of the fine-tuned tensor: exact, or base plus delta rounded to its type."""
         spec = self.specs[name]
+        self._decoder(name)  # which knows whether there is such a tensor, before room is made for it
         if self.delta.codec(name).domain == "stored":
             words = np.empty(stop - start, f"u{spec.dtype.itemsize}")
             base = self.base if self.delta.tensors[name].against_base else None

@@ -71,7 +71,7 @@ class PackedOutput:
     ) -> PackedOutput:
         """Claim the place, and take over what an earlier run with the same `key` has finished.
 
-        `names` are those of the tensors, in the order in which they will come. Raises what `Staging.claim` raises.
+        `names` are those of the tensors, once for each array that is expected. Raises what `Staging.claim` raises.
         """
         staging = Staging.claim(out, key, inputs, overwrite=overwrite)
         try:
@@ -79,7 +79,7 @@ class PackedOutput:
             staging.partial.mkdir(exist_ok=True)
             path = staging.partial / PACKED_NAME
             entries, finished = _replay(staging.partial / _JOURNAL, key, path)
-            room = room_for([f"{n}::stream" for n in names for _ in range(2)] + [DOCUMENT])
+            room = room_for([*(f"{name}::stream" for name in names), DOCUMENT])
             output = cls(staging, ArrayFile(path, room, entries), finished)
             output._begin_journal(key, room)
         except OSError as cause:

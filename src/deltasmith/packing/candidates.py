@@ -40,7 +40,7 @@ CANDIDATES: Sequence[str] = (
     "dense",
 )
 
-_PER_TENSOR, _PER_ARRAY = 300, 150
+_PER_TENSOR, _PER_ARRAY = 190, 150
 """Bytes that the container's document and header spend on a tensor and on an array, names aside."""
 
 

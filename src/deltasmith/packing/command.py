@@ -27,6 +27,8 @@ def pack_models(
 
         if budget is not None:
             raise RecipeError("--budget chooses codecs, and emr is one", where="pack")
+        if options.pop("statistics", None) is not None:
+            raise RecipeError("emr knows no --statistics", where="pack")
         return pack_unified(base, models, out, codec=codec, **options)
     if len(models) > 1:
         raise RecipeError(

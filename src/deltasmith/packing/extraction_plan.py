@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from deltasmith.formats.layout import natural_key
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.tokenizer import compare_vocabularies
 from deltasmith.kernels.randomised import Device, Target
+from deltasmith.packing.adapter_merge import Goal
 from deltasmith.packing.material import CellValues, Material, Rooms, cell_of
 from deltasmith.table.checkpoint import Checkpoint, Floats, Spec
 from deltasmith.table.dtypes import DTYPES
@@ -53,6 +55,17 @@ class Wish:
     exclude: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     device: Device = "cpu"
+
+    @property
+    def selective(self) -> bool:
+        """Tell whether some tensors are to be treated otherwise, or factors in another way than factor space has."""
+        chosen = self.include != ("*",) or self.exclude or self.drop
+        return bool(chosen or self.sv_epsilon or not self.distribute_scale)
+
+    def goal(self) -> Goal:
+        """Return the same for a merge of adapters in factor space."""
+        error = math.sqrt(1.0 - self.energy) if self.energy is not None else self.error
+        return Goal(self.rank, error, self.max_rank if self.rank is None else None, self.dtype)
 
     def codec(self) -> Extracted:
         """Return what decomposes each tensor; RecipeError for numbers that make no sense."""
@@ -125,6 +138,7 @@ class Extraction:
 
     @property
     def ground(self) -> Checkpoint:
+        """Return the base's tensors."""
         assert self.base.checkpoint is not None
         return self.base.checkpoint
 
@@ -135,6 +149,7 @@ class Extraction:
 
     @property
     def inputs(self) -> list[Path]:
+        """List the folders and files that are read."""
         opened = [self.base, *(m for _, m in self.material.opened)]
         return [p for m in opened for p in ([m.folder] if m.folder else [Path(s.path) for s in m.files])]
 
@@ -227,9 +242,10 @@ class Extraction:
             size = sum(self.material.checkpoint.specs[n].nbytes for n in self.arrangement.whole)
             saved = self.modules.short(self.arrangement.saved, dotted=False)
             yield f"saved whole: {_listed(saved)} ({len(self.arrangement.whole)} tensors, {size} bytes)"
-        if self.arrangement.biases:
-            count = len(self.arrangement.biases)
-            yield f"{count} biases replace the base's, and stay there while the adapter is disabled"
+        if self.arrangement.placed:
+            count = len(self.arrangement.placed)
+            listed = _listed(self.arrangement.placed)
+            yield f"{count} tensors replace the base's while loaded, the adapter disabled or not: {listed}"
         if self.dropped:
             yield f"{len(self.dropped)} changed tensors are left out, as asked: {_listed(self.dropped)}"
 
@@ -255,7 +271,7 @@ class Extraction:
 
     def tasks(self) -> list[CodingTask]:
         """Return one task per tensor, those of wider stored elements first."""
-        whole = [self._task(n, Whole()) for n in (*self.arrangement.whole, *self.arrangement.biases)]
+        whole = [self._task(n, Whole()) for n in (*self.arrangement.whole, *self.arrangement.placed)]
         turned = {"both": self.codec, "right": self.codec.model_copy(update={"side": "left"})}[
             self.codec.side
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from deltasmith.formats.opening import OpenedModel
 from deltasmith.packing.budget import Choice, Option, choose
 from deltasmith.packing.candidates import CANDIDATES, Read, candidates, measure
 from deltasmith.packing.choosing import LINEARS, Rule, choose_all, rules_of
-from deltasmith.packing.material import CellValues, Material, Rooms, gather
+from deltasmith.packing.material import CellValues, Material, Rooms, gather, open_statistics
 from deltasmith.packing.pack import CodecLike, cells_of, label_of, order_of
-from deltasmith.packing.writing import PackResult, Resources, open_base, write
+from deltasmith.packing.writing import OverLimitError, PackResult, Resources, open_base, write
 
 __all__ = ["pack_within"]
 
 _BIT16 = 2
 _AROUND = 600  # bytes of the container that belong to no tensor
+_TRIES = 5
 
 
 def pack_within(
@@ -38,6 +39,7 @@ def pack_within(
     rules: Sequence[tuple[str, CodecLike]] = (),
     rest: CodecLike = "lossless",
     label: str | None = None,
+    statistics: str | Path | None = None,
     seed: int = 0,
     threads: int | None = None,
     memory: int = DEFAULT_MEMORY,
@@ -56,7 +58,8 @@ def pack_within(
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
     ground = open_base(str(base))
     material = gather(ground, str(model), label or label_of(model), resources.threads, resources.stop)
-    cells, notes = cells_of(ground, material, seed)
+    grams, told = open_statistics(statistics)
+    cells, notes = cells_of(ground, material, seed, grams)
     special = rules_of(rest, "*", rules)[:-1]
     codecs, more = choose_all(cells, special, _codec(rest))
     free = Rule(where, _codec("lossless"))
@@ -72,11 +75,37 @@ def pack_within(
         for cell in cells
     }
     measured = options.measure(listed, resources)
-    allowed = int(budget * _BIT16 * sum(cell.spec.size for cell in cells)) - _AROUND
-    choice = choose(measured, max(0, allowed))
-    picked = {name: option.codec for name, option in choice.options.items()}
-    order = order_of(ground, material, cells, picked, (*notes, *more, _told(choice, budget)))
-    return write(order, Path(out), resources, overwrite=overwrite, limit=allowed + _AROUND)
+    size = sum(cell.spec.size for cell in cells)
+    return _written(
+        measured,
+        int(budget * _BIT16 * size),
+        lambda choice: write(
+            order_of(ground, material, cells, _picked(choice), (*notes, *told, *more, _told(choice, budget))),
+            Path(out),
+            resources,
+            overwrite=overwrite,
+            limit=int(budget * _BIT16 * size),
+        ),
+    )
+
+
+def _written(
+    measured: Mapping[str, Sequence[Option]], limit: int, write_choice: Callable[[Choice], PackResult]
+) -> PackResult:
+    """Write the best choice that fits: names, hashes and header are only estimated beforehand, so try again."""
+    allowed = limit - _AROUND
+    for _ in range(_TRIES):
+        choice = choose(measured, max(0, allowed))
+        try:
+            return write_choice(choice)
+        except OverLimitError as error:
+            allowed = choice.nbytes - max(error.excess, 1)
+            last = error
+    raise last
+
+
+def _picked(choice: Choice) -> dict[str, Codec]:
+    return {name: option.codec for name, option in choice.options.items()}
 
 
 def _codec(codec: CodecLike) -> Codec:

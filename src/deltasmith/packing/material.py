@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from deltasmith.engine.evaluator import Evaluator
 from deltasmith.engine.surveying import on_demand, prepare
 from deltasmith.engine.values import refuse_nonfinite
 from deltasmith.engine.workers import Stop
-from deltasmith.errors import RefusedError, printable
+from deltasmith.errors import DamagedInputError, RefusedError, printable
+from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.opening import OpenedModel, open_model
-from deltasmith.formats.packed import comparable, predict
+from deltasmith.formats.packed import predict
 from deltasmith.kernels.encode import encode
 from deltasmith.operation.randomness import cell_key
 from deltasmith.planning.plan import Plan
@@ -25,7 +26,7 @@ from deltasmith.recipe.checks import from_dict, load
 from deltasmith.recipe.model import to_mapping
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 
-__all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather"]
+__all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather", "open_statistics"]
 
 _RECIPES = (".yaml", ".yml")
 
@@ -159,8 +160,45 @@ class CellValues:
             np.subtract(out, ground, out=out)
 
 
-def cell_of(spec: Spec, base: Checkpoint, label: str, seed: int) -> Cell:
-    """Return what a codec may know of a tensor; the base counts only if it has a comparable one."""
+def cell_of(
+    spec: Spec, base: Checkpoint, label: str, seed: int, statistics: Checkpoint | None = None
+) -> Cell:
+    """Return what a codec may know of a tensor; the base counts only if it has the tensor in this shape."""
     ground = base.specs.get(spec.name)
-    usable = ground if comparable(spec, ground) else None
-    return Cell(spec, usable, cell_key(seed, label, spec.name))
+    usable = ground if ground is not None and ground.shape == spec.shape else None
+    return Cell(spec, usable, cell_key(seed, label, spec.name), _gram(spec, statistics))
+
+
+def _gram(spec: Spec, statistics: Checkpoint | None) -> Callable[[], Floats] | None:
+    """Return the reader of the Gram matrix of a layer's inputs, where the statistics have one for this tensor."""
+    name = f"{spec.name}::gram"
+    if statistics is None or name not in statistics.specs:
+        return None
+    shape = statistics.specs[name].shape
+    if len(spec.shape) != 2 or shape != (spec.shape[1], spec.shape[1]):
+        raise RefusedError(
+            f"the statistics hold a Gram matrix of {list(shape)} for a tensor of {list(spec.shape)}",
+            where=printable(spec.name),
+            fix="collect them from this model",
+        )
+
+    def read() -> Floats:
+        out = np.empty(shape[0] * shape[1], np.float32)
+        statistics.read(name, 0, out)
+        return out.reshape(shape)
+
+    return read
+
+
+def open_statistics(path: str | Path | None) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """Open a statistics file (one `NAME::gram` per matrix) and return it with a note that names its contents.
+
+    Raises DamagedInputError if it is none.
+    """
+    if path is None:
+        return None, ()
+    opened = open_model(str(path))
+    if opened.checkpoint is None or not any(name.endswith("::gram") for name in opened.checkpoint.specs):
+        raise DamagedInputError("not a file of Gram matrices", where=printable(str(path)))
+    digest = sha256_of(opened.files[0].path)
+    return opened.checkpoint, (f"errors weighed by {printable(opened.name, 80)} (sha256 {digest[:16]}…)",)

@@ -13,11 +13,11 @@ from deltasmith.engine.coding import CodingTask
 from deltasmith.engine.memory import DEFAULT_MEMORY
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.workers import Stop
-from deltasmith.errors import RecipeError, printable
+from deltasmith.errors import RecipeError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.packed_document import is_label
 from deltasmith.packing.choosing import LINEARS, choose_all, rules_of
-from deltasmith.packing.material import CellValues, Material, Rooms, cell_of, gather
+from deltasmith.packing.material import CellValues, Material, Rooms, cell_of, gather, open_statistics
 from deltasmith.packing.writing import (
     Finished,
     Order,
@@ -29,9 +29,11 @@ from deltasmith.packing.writing import (
     refuse_strangers,
     write,
 )
+from deltasmith.table.checkpoint import Checkpoint
 
 __all__ = ["CodecLike", "PackResult", "cells_of", "label_of", "order_of", "pack"]
 
+_LONGEST = 800  # bytes of a tensor's name: of the 1024 of an array's, some are the codec's and the label's
 _SUFFIXES = (".yaml", ".yml", ".safetensors", ".npz")
 CodecLike = str | Mapping[str, Any] | Codec
 
@@ -46,6 +48,7 @@ def pack(
     rules: Sequence[tuple[str, CodecLike]] = (),
     rest: CodecLike = "lossless",
     label: str | None = None,
+    statistics: str | Path | None = None,
     seed: int = 0,
     threads: int | None = None,
     memory: int = DEFAULT_MEMORY,
@@ -57,7 +60,9 @@ def pack(
 
     `model` is a folder, a file, a hub id, an adapter, or a recipe (*.yaml) whose result is packed. Each tensor gets
     the codec of the first of `rules` (glob, codec) that matches it, else `codec` if `where` matches it (`linears`:
-    the matrices of numbered layers), else `rest`. The bytes do not depend on threads, memory or interruptions.
+    the matrices of numbered layers), else `rest`. `statistics` is a file of Gram matrices of the layers' inputs
+    (`NAME::gram`), for codecs that weigh errors by them (claq). The bytes do not depend on threads, memory or
+    interruptions.
 
     Raises what `merge` raises; RecipeError for codecs that do not exist.
     """
@@ -70,10 +75,11 @@ def pack(
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
     ground = open_base(str(base))
     material = gather(ground, str(model), label or label_of(model), resources.threads, resources.stop)
-    cells, notes = cells_of(ground, material, seed)
+    grams, told = open_statistics(statistics)
+    cells, notes = cells_of(ground, material, seed, grams)
     last = rest if isinstance(rest, Codec) else codec_from(rest)
     codecs, more = choose_all(cells, rules_of(codec, where, rules), last)
-    order = order_of(ground, material, cells, codecs, (*notes, *more))
+    order = order_of(ground, material, cells, codecs, (*notes, *told, *more))
     return write(order, Path(out), resources, overwrite=overwrite)
 
 
@@ -91,7 +97,9 @@ def label_of(model: str | Path) -> str:
     return label if is_label(label) else "model"
 
 
-def cells_of(base: OpenedModel, material: Material, seed: int) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+def cells_of(
+    base: OpenedModel, material: Material, seed: int, statistics: Checkpoint | None = None
+) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     """Line the model's tensors up with the base's; return the cells in order of names, and notes.
 
     Raises:
@@ -99,8 +107,15 @@ def cells_of(base: OpenedModel, material: Material, seed: int) -> tuple[tuple[Ce
     """
     assert base.checkpoint is not None
     specs = material.checkpoint.specs
-    cells = tuple(cell_of(specs[name], base.checkpoint, material.label, seed) for name in sorted(specs))
+    cells = tuple(
+        cell_of(specs[name], base.checkpoint, material.label, seed, statistics) for name in sorted(specs)
+    )
     refuse_strangers(cells, base, material.label)
+    for name in specs:
+        if len(name.encode()) > _LONGEST:
+            raise RefusedError(
+                "a tensor's name is too long to be part of its arrays' names", where=printable(name, 120)
+            )
     missing = [name for name in base.checkpoint.specs if name not in specs]
     first = printable(missing[0], 120) if missing else ""
     notes = (

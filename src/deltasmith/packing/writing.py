@@ -14,6 +14,7 @@ import xxhash
 from deltasmith import __version__
 from deltasmith.codecs.catalogue import codec_tree
 from deltasmith.codecs.protocol import Cell, Codec
+from deltasmith.codecs.zero import Zero
 from deltasmith.engine.coding import CodingTask, code
 from deltasmith.engine.progress import Progress
 from deltasmith.engine.workers import Stop
@@ -27,7 +28,16 @@ from deltasmith.formats.publish import side_files
 from deltasmith.packing.material import Material
 from deltasmith.packing.records import hash_files, manifest_of
 
-__all__ = ["Order", "PackResult", "Resources", "open_base", "record_of", "refuse_strangers", "write"]
+__all__ = [
+    "Order",
+    "OverLimitError",
+    "PackResult",
+    "Resources",
+    "open_base",
+    "record_of",
+    "refuse_strangers",
+    "write",
+]
 
 _BIT16 = 2
 Tensors = Mapping[str, TensorRecord]
@@ -94,13 +104,26 @@ class Order:
 
     @property
     def key(self) -> str:
-        """Hash version, codecs, recipes, cells and the state of every input file."""
-        parts: list[Any] = [__version__, [(m.label, m.recipe) for m in self.materials]]
+        """Hash version, notes, codecs, recipes, cells and the state of every input file."""
+        parts: list[Any] = [__version__, self.notes, [(m.label, m.recipe) for m in self.materials]]
         parts += [(task.key, task.cell.spec, task.cell.key, codec_tree(task.codec)) for task in self.tasks]
         for source in self.sources:
             status = Path(source.path).stat()
             parts.append((source.name, status.st_size, status.st_mtime_ns, status.st_ino))
         return xxhash.xxh3_128_hexdigest(repr(parts).encode())
+
+
+class OverLimitError(RefusedError):
+    """A container would take `excess` bytes more than it may."""
+
+    def __init__(self, nbytes: int, limit: int, out: str) -> None:
+        """Build the message from the two sizes."""
+        self.excess = nbytes - limit
+        super().__init__(
+            f"the container would take {nbytes:,} bytes, more than the {limit:,} of the budget",
+            where=printable(out),
+            fix="give a larger --budget",
+        )
 
 
 def open_base(base: str) -> OpenedModel:
@@ -147,10 +170,11 @@ def write(
 ) -> PackResult:
     """Code every tensor that an earlier run has not, and publish the container under `out`.
 
-    Raises RefusedError, and publishes nothing, if the file would take more than `limit` bytes.
+    Raises OverLimitError, and publishes nothing, if the file would take more than `limit` bytes.
     """
     began = time.perf_counter()
-    stop, keys = resources.stop, [f"{task.name}{task.suffix}" for task in order.tasks]
+    stop = resources.stop
+    keys = [task.key for task in order.tasks for _ in range(_arrays(task))]
     with (
         ThreadPoolExecutor(max_workers=1) as background,
         PackedOutput.open(out, order.key, keys, inputs=_roots(order.models), overwrite=overwrite) as output,
@@ -169,8 +193,7 @@ def write(
             raise InterruptedRunError("interrupted", fix="run the same command again to resume")
         nbytes = output.size_with(document)
         if limit is not None and nbytes > limit:
-            problem = f"the container would take {nbytes:,} bytes, more than the {limit:,} of the budget"
-            raise RefusedError(problem, where=printable(str(out)), fix="give a larger --budget")
+            raise OverLimitError(nbytes, limit, str(out))
         for _, opened in order.models:
             opened.check_unchanged()
         folder = order.materials[0].folder
@@ -182,6 +205,11 @@ def write(
         )
     warnings = (*(w for material in order.materials for w in material.warnings), *beside.warnings, *late)
     return _result(order, document, out, output.nbytes, time.perf_counter() - began, warnings)
+
+
+def _arrays(task: CodingTask) -> int:
+    """Guess how many arrays a tensor will have, for the room of the header; two is what most codecs take."""
+    return 0 if isinstance(task.codec, Zero) else max(2, len(task.encoder.streams) + 1)
 
 
 def _code(order: Order, output: PackedOutput, resources: Resources) -> None:

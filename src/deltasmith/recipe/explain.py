@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -22,7 +22,17 @@ from deltasmith.recipe.presets import PRESETS, Use
 from deltasmith.recipe.problems import listed, quoted, suggestion
 from deltasmith.recipe.yaml_file import to_yaml
 
-__all__ = ["Explanation", "FieldLine", "MethodRow", "explain", "methods", "render"]
+__all__ = [
+    "Explanation",
+    "FieldLine",
+    "MethodRow",
+    "explain",
+    "field_line",
+    "field_text",
+    "methods",
+    "render",
+    "summary_of",
+]
 
 Sameness = Literal["bytes", "tolerance"]
 
@@ -76,7 +86,7 @@ class MethodRow:
     """One line of `deltasmith methods`."""
 
     name: str
-    kind: Literal["preset", "edit", "merge"]
+    kind: Literal["preset", "edit", "merge", "codec"]
     summary: str
     dialects: tuple[Dialect, ...]
     sameness: Sameness
@@ -132,7 +142,7 @@ def render(explanation: Explanation, width: int = 100) -> str:
     lines = [f"{e.name} ({e.kind}{'' if e.dialect == 'paper' else f', dialect {e.dialect}'})", ""]
     lines += [*textwrap.wrap(e.summary, width), "", f"Formula: {e.formula}", ""]
     if e.fields:
-        lines += ["Fields:", *(line for field in e.fields for line in _field_lines(field, width)), ""]
+        lines += ["Fields:", *(line for field in e.fields for line in field_text(field, width)), ""]
     heading = "Stands for:" if e.kind == "preset" else "In a recipe:"
     lines += [heading, textwrap.indent(e.expansion.rstrip(), "    "), ""]
     for title, text in (("Source", e.source), ("When not to use it", e.avoid)):
@@ -145,7 +155,8 @@ def render(explanation: Explanation, width: int = 100) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _field_lines(field: FieldLine, width: int) -> list[str]:
+def field_text(field: FieldLine, width: int) -> list[str]:
+    """Write one field as lines of at most `width` columns."""
     default = "required" if field.default is None else f"default {field.default}"
     notes = ["or a schedule"] * field.schedule + ["or per label"] * field.per_label
     kind = " ".join(part for part in (field.kind, field.limits) if part)
@@ -185,7 +196,7 @@ def _offered(name: str) -> tuple[Dialect, ...]:
     return tuple(d for d in DIALECTS if all(choice(kind, use.name, d) for kind, use in _uses(name, d)))
 
 
-def _summary(record: type[Record]) -> str:
+def summary_of(record: type[Record]) -> str:
     """Return the first sentence (or paragraph) of a record's documentation."""
     first = inspect.cleandoc(record.__doc__ or "").split("\n\n")[0]
     return " ".join(first.split())
@@ -193,8 +204,8 @@ def _summary(record: type[Record]) -> str:
 
 def _what(name: str, parts: list[Part], kind: str) -> str:
     if name == "emr" and kind == "preset":
-        return f"{_summary(parts[-1][1])} Without a task: the unified vector itself."
-    sentences = [_summary(record) for _, record, _ in parts]
+        return f"{summary_of(parts[-1][1])} Without a task: the unified vector itself."
+    sentences = [summary_of(record) for _, record, _ in parts]
     return sentences[0] if len(sentences) == 1 else " Then: ".join(sentences)
 
 
@@ -204,7 +215,7 @@ def _dialect_words(name: str, dialect: Dialect) -> str:
     if dialect == "paper":
         return ", then ".join(record.__name__ for _, record, _ in _loaded(own, dialect))
     pairs = zip(_loaded(own, dialect), _loaded(paper, "paper"), strict=True)
-    words = [f"{new.__name__}: {_summary(new)}" for (_, new, _), (_, old, _) in pairs if new is not old]
+    words = [f"{new.__name__}: {summary_of(new)}" for (_, new, _), (_, old, _) in pairs if new is not old]
     usual = _defaults(paper, "paper")
     changed = {key: v for key, v in _defaults(own, dialect).items() if v != usual.get(key)}
     if changed:
@@ -245,6 +256,11 @@ def _fields(name: str, parts: list[Part], defaults: dict[str, Any]) -> Iterable[
             if key not in seen:
                 seen.add(key)
                 yield _line(key, info, defaults, per_label=preset is not None and kind == "edit")
+
+
+def field_line(name: str, info: FieldInfo) -> FieldLine:
+    """Describe a field that is neither scheduled nor given per label."""
+    return replace(_line(name, info, {}, per_label=False), schedule=False)
 
 
 def _line(name: str, info: FieldInfo, defaults: dict[str, Any], *, per_label: bool) -> FieldLine:

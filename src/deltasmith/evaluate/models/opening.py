@@ -22,8 +22,10 @@ from deltasmith.errors import MissingExtraError, RecipeError, RefusedError, prin
 from deltasmith.evaluate.language import LanguageModel
 from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.hf_folder import ShardedCheckpoint
+from deltasmith.formats.json_file import read_json_object
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.publish import side_files
+from deltasmith.upscaling.settings import MODEL_TYPE
 
 if TYPE_CHECKING:
     from deltasmith.engine.columns import EditedColumns
@@ -138,6 +140,12 @@ def _load(
             material.folder, material.tensors, device=device, dtype=dtype, where=where, **limits
         )
         return model, model.notes
+    if read_json_object(material.folder / "config.json").get("model_type") == MODEL_TYPE:
+        raise MissingExtraError(
+            "a mixture of experts is computed by torch and transformers",
+            where=printable(material.name),
+            fix='pip install "deltasmith[eval]", and use --runtime torch or auto',
+        )
     from deltasmith.evaluate.models.numpy_model import NumpyModel
 
     if material.tensors is None:

@@ -17,11 +17,21 @@ from deltasmith.errors import (
     ResourceError,
     printable,
 )
+from deltasmith.formats.json_file import read_json_object
+from deltasmith.upscaling.settings import MODEL_TYPE
 
 if TYPE_CHECKING:
     from deltasmith.engine.in_memory import Stored
 
-__all__ = ["check_device", "load_model", "load_tokenizer", "memory_errors", "quiet", "require_transformers"]
+__all__ = [
+    "check_device",
+    "load_model",
+    "load_tokenizer",
+    "memory_errors",
+    "quiet",
+    "register_mixtures",
+    "require_transformers",
+]
 
 _SHOWN = 3
 
@@ -51,6 +61,14 @@ def check_device(device: str) -> None:
             raise RecipeError(
                 f"torch sees {count} CUDA devices, and {device} was asked for", fix="use --device cpu"
             )
+
+
+def register_mixtures(folder: Path) -> None:
+    """Make transformers know what `deltasmith upscale` writes, if the folder holds that."""
+    if read_json_object(folder / "config.json").get("model_type") == MODEL_TYPE:
+        from deltasmith.upscaling.modelling import register
+
+        register()
 
 
 @contextmanager
@@ -106,6 +124,7 @@ def load_model(
     if tensors is not None:
         weights = {"pretrained_model_name_or_path": None}
         weights["state_dict"] = {name: _tensor(stored) for name, stored in tensors.items()}
+    register_mixtures(folder)
     with _damaged(where, "check config.json and the weights, or fetch the model again"):
         config = library.AutoConfig.from_pretrained(str(folder), **local)
         with torch.device("meta"):  # no weights yet: this only asks which class computes such a config
@@ -129,6 +148,7 @@ def load_tokenizer(folder: Path, where: str) -> Any:
     import transformers
 
     library: Any = transformers
+    register_mixtures(folder)
     with _damaged(where, "fetch the tokenizer files of the model"):
         return library.AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
