@@ -2,7 +2,8 @@
 
 There is no table of architectures: a tensor `X.weight` belongs to the module X. What is told by name is which
 modules look tokens up (embeddings), which produce logits (heads), and which are transposed linear layers (the
-Conv1D of transformers, as in GPT-2).
+Conv1D of transformers, as in GPT-2). Where transformers renames modules while loading (ViT since version 5, fused
+experts), the names of the files are not those PEFT looks for, and it refuses the adapter.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ __all__ = ["Arrangement", "Modules", "PairKind", "task_type"]
 PairKind = Literal["linear", "flipped", "convolution", "embedding"]
 """How two factors make a delta: B A; its transpose, in a Conv1D; B A of kernels; or the transpose, in an embedding."""
 
-_EMBEDDING = re.compile(r"(?:.*embed.*|wte|wpe|shared)")
+_EMBEDDING = re.compile(r"(?:.*emb.*|wte|wpe|shared|.*_bias)")
 _NOT_EMBEDDING = re.compile(r".*(?:norm|patch|proj|ln|out).*|layer_?norm", re.IGNORECASE)
-_OTHER_EMBEDDING = re.compile(r"pos|type|segment|wpe")
+_OTHER_EMBEDDING = re.compile(r"pos|type|segment|wpe|bias")
 _HEAD = re.compile(r"(?:lm_head|embed_out|output_layer|output|head|.*classifier|score)")
 _CONV1D = re.compile(r"(?:c_attn|c_proj|c_fc|q_attn)")
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_BARE = re.compile(r"\w*(?<!Head)(?<!Heads)Model")
 _LEADS = {
     "gpt2": "transformer",
     "bloom": "transformer",
@@ -63,7 +65,7 @@ class Modules:
     def lead(self) -> str:
         """Return what transformers puts before the names of these tensors: empty, or such as `transformer.`."""
         lead = _LEADS.get(str(self.config.get("model_type")), "")
-        bare = all(str(a).endswith("Model") for a in self.config.get("architectures") or ["Model"])
+        bare = all(_BARE.fullmatch(str(a)) for a in self.config.get("architectures") or ["Model"])
         if not lead or bare or any(name.startswith(f"{lead}.") for name in self.specs):
             return ""
         return f"{lead}."

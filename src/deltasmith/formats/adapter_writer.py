@@ -8,6 +8,7 @@ is the rank, of each module).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from deltasmith.codecs.protocol import Array, Coded, Ending, Stream
+from deltasmith.codecs.protocol import Array, Coded, Ending, Stream, numpy_type
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.adapter import CONFIG, WEIGHTS
 from deltasmith.formats.adapter_names import Arrangement, Modules, PairKind, task_type
@@ -161,6 +162,7 @@ class AdapterOutput:
             raise RefusedError(
                 "the model does not differ from the base", where=printable(str(self.staging.out.name))
             )
+        idle = self._idle_pair()
         self._settle_names()
         config = (json.dumps(self.config(origin), indent=2, sort_keys=True) + "\n").encode()
         beside = {**files, CONFIG: config, CARD_NAME: _card(self.staging.out.name, origin)}
@@ -172,7 +174,27 @@ class AdapterOutput:
             self.staging.publish(_JOURNAL)
         except OSError as cause:
             raise resource_error(cause, cause.filename or self.staging.partial) from cause
-        return self.staging.tidy()
+        return (*idle, *self.staging.tidy())
+
+    def _idle_pair(self) -> tuple[str, ...]:
+        """Add a pair of zeros where there is no pair at all: PEFT loads no adapter without one."""
+        if any(pair.rank for pair in self.pairs.values()):
+            return ()
+        if not self.arrangement.pairs:
+            raise RefusedError(
+                "no tensor may become a pair of factors, and PEFT loads no adapter without one",
+                where=printable(self.staging.out.name),
+                fix="exclude less",
+            )
+        name = next(iter(self.arrangement.pairs))
+        shape = self.modules.specs[name].shape
+        kind = numpy_type("bfloat16")
+        zeros = {"left": np.zeros((shape[0], 1), kind), "right": np.zeros((1, math.prod(shape[1:])), kind)}
+        self.begin(name, ())
+        self.end(Ending(zeros))
+        return (
+            f"no matrix has changed: a pair of zeros for {printable(name, 120)} lets PEFT load the adapter",
+        )
 
     def _settle_names(self) -> None:
         """Call tensors within adapted modules what they are called there: PEFT has wrapped those modules by then."""
