@@ -11,7 +11,7 @@ from models import check_refusal, run
 
 def test_methods_as_a_table_and_as_json():
     rows = run("methods", "--json").document
-    assert {row["kind"] for row in rows} == {"preset", "edit", "merge"}
+    assert {row["kind"] for row in rows} == {"preset", "edit", "merge", "codec"}
     names = [row["name"] for row in rows if row["kind"] == "preset"]
     assert {"ties", "dare", "della", "dppa", "emr", "slerp", "task_arithmetic"} <= set(names)
     assert names == sorted(names)
@@ -65,4 +65,28 @@ def test_the_schema_is_valid_and_refers_to_itself_only():
 def test_the_schema_knows_every_preset():
     text = run("schema").out
     for row in run("methods", "--json").document:
-        assert f'"{row["name"]}"' in text
+        assert row["kind"] == "codec" or f'"{row["name"]}"' in text
+
+
+@pytest.mark.parametrize("name", ["bitdelta", "codec:low_rank", "codec:emr"])
+def test_explain_tells_a_codec_from_a_method_of_its_name(name):
+    text = run("explain", name).out
+    assert text.startswith(f"{name.removeprefix('codec:')} (codec)")
+    assert "--codec" in text
+    assert run("explain", name, "--json").document["name"] == name.removeprefix("codec:")
+    assert "(codec)" not in run("explain", "low_rank").out
+
+
+def test_every_codec_is_listed_and_explained():
+    from deltasmith.codecs.catalogue import CODECS, codec_class
+
+    rows = {row["name"] for row in run("methods", "--json").document if row["kind"] == "codec"}
+    assert rows == set(CODECS)
+    for name in CODECS:
+        told = run("explain", f"codec:{name}", "--json").document
+        assert [field["name"] for field in told["fields"]] == list(codec_class(name).model_fields)
+        assert all(field["meaning"] for field in told["fields"])
+
+
+def test_an_unknown_codec_is_a_usage_error_with_a_suggestion():
+    check_refusal(run("explain", "codec:bitdelt"), 2, "bitdelt", "did you mean bitdelta?")

@@ -187,11 +187,11 @@ def _from_model(source: str) -> Iterator[_Material]:
 
 def _complete(opened: OpenedModel) -> tuple[Path, Any]:
     """Return folder and checkpoint, or refuse what is no model by itself."""
-    if opened.adapter is not None:
+    if opened.checkpoint is None:
         raise RefusedError(
-            "an adapter is not a model by itself",
+            f"{opened.kind} is not a model by itself",
             where=printable(opened.source),
-            fix="evaluate a recipe that names its base and the adapter",
+            fix="evaluate a recipe that names it and its base",
         )
     if opened.folder is None or opened.config is None:
         raise RefusedError(

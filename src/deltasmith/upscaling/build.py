@@ -1,0 +1,263 @@
+"""Base and experts → a folder that holds their mixture: streamed, one matrix at a time, whole or not there."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from deltasmith import __version__
+from deltasmith.engine.progress import Progress, Silent
+from deltasmith.engine.workers import Stop
+from deltasmith.errors import MissingExtraError, RecipeError, RefusedError, printable
+from deltasmith.formats.fingerprint import sha256_of
+from deltasmith.formats.fp8 import Dequantised
+from deltasmith.formats.json_file import read_json_object
+from deltasmith.formats.layout import Layout, plan_layout
+from deltasmith.formats.manifest import Lineage, Manifest, TensorRecord
+from deltasmith.formats.output import Output
+from deltasmith.formats.publish import CONFIG_NAME, side_files
+from deltasmith.recipe.publication import input_record
+from deltasmith.table.names import matches
+from deltasmith.upscaling.factors import splitter
+from deltasmith.upscaling.inputs import Inputs, open_inputs
+from deltasmith.upscaling.job import Job, check_stop
+from deltasmith.upscaling.settings import Settings, config_document, weights_of
+
+if TYPE_CHECKING:
+    from deltasmith.upscaling.skeleton import Place
+
+__all__ = ["Upscaled", "upscale"]
+
+_SHARD = 5 << 30
+_SHOWN = 4
+_NAMES = ("linears", "embeddings", "norms")
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """What was written: sizes in parameters and bytes, which linears are mixtures, and what was left out."""
+
+    out: str
+    experts: tuple[str, ...]
+    linears: int
+    parameters: int
+    base_parameters: int
+    bytes_written: int
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+
+
+def upscale(
+    base: str | Path,
+    experts: Sequence[str | Path],
+    out: str | Path,
+    *,
+    preset: str = "smile",
+    router_rank: int = 8,
+    expert_rank: int = 64,
+    top_k: int | None = None,
+    density: float = 0.1,
+    shared_scale: float = 0.3,
+    where: str = "*",
+    labels: Sequence[str] | None = None,
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    shard_size: int = _SHARD,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Upscaled:
+    """Write a mixture of a base and low-rank experts to `out`; no data and no training.
+
+    Every linear under a layer number whose weight `where` matches becomes the base's plus each expert's delta cut to
+    `expert_rank` (-1: whole), weighed for each token by a gate of `router_rank` directions per expert; the `top_k`
+    best count (default 1). Everything else is the base's. The preset `twin` puts base + shared_scale · Σ δ in the
+    base's place for every tensor, what an expert differs from that in the experts' places, cut to int(density ·
+    min(out, in)) triplets instead of to `expert_rank`, and lets all experts count (top_k: all of them).
+    `weights` overrule the gates until a caller sets others. `device` is where singular values are computed.
+
+    Raises:
+        RecipeError: numbers out of range, by name. MissingExtraError: torch or transformers are not installed.
+        RefusedError: models that do not fit together, a router rank that a linear has not, an output that exists.
+        DamagedInputError: what cannot be opened, or an architecture that transformers does not know.
+        InterruptedRunError: `stop` was asked; the same call resumes.
+    """
+    began = time.perf_counter()
+    _require_transformers()
+    if preset not in ("smile", "twin"):
+        raise RecipeError(f"there is no preset {printable(preset)!r}", fix="use smile or twin")
+    inputs = open_inputs(base, experts, labels)
+    names = tuple(expert.label for expert in inputs.experts)
+    twin = preset == "twin"
+    settings = Settings(
+        experts=names,
+        router_rank=router_rank,
+        expert_rank=None if twin else expert_rank,
+        density=density if twin else None,
+        top_k=top_k if top_k is not None else len(names) if twin else 1,
+        preset=preset,
+        weights=None if weights is None else weights_of(weights, names),
+    )
+    settings.check()
+    job = _plan(inputs, settings, shared_scale if twin else 0.0, where, progress or Silent(), stop or Stop())
+    layout = plan_layout([*inputs.specs.values(), *job.added()], shard_size)
+    stamp = _stamp(inputs, settings, job, layout)
+    with Output.open(
+        Path(out),
+        layout,
+        stamp,
+        overwrite=overwrite,
+        inputs=[Path(s.path) for _, m in inputs.opened() for s in m.files],
+    ) as output:
+        job.write(output, splitter(device))
+        hashes = {label: {f.name: sha256_of(f.path) for f in m.files} for label, m in inputs.opened()}
+        for _, model in inputs.opened():
+            model.check_unchanged()
+        files, warnings = _beside(inputs, job.settings)
+        notes = (*job.notes, *warnings)
+        late = output.publish(files, _manifest(job, layout, output, hashes, notes))
+    size = sum(spec.size for spec in layout.specs.values())
+    whole = sum(spec.size for spec in inputs.specs.values())
+    seconds = time.perf_counter() - began
+    return Upscaled(
+        str(out), names, len(job.settings.linears), size, whole, layout.nbytes, seconds, (*notes, *late)
+    )
+
+
+def _require_transformers() -> None:
+    try:
+        for name in ("torch", "transformers"):
+            importlib.import_module(name)
+    except ImportError as cause:
+        raise MissingExtraError(
+            f"upscaling needs torch and transformers ({cause})", fix='pip install "deltasmith[hf]"'
+        ) from cause
+
+
+def _plan(
+    inputs: Inputs, settings: Settings, shared_scale: float, where: str, progress: Progress, stop: Stop
+) -> Job:
+    """Find the modules, refuse ranks that they have not, and leave out those that no expert has changed."""
+    from deltasmith.upscaling.skeleton import find_places
+
+    twin = settings.preset == "twin"
+    found = [
+        p for p in find_places(inputs.folder, inputs.specs) if twin or (p.kind == "linear" and p.layered)
+    ]
+    wanted = [place for place in found if matches(where, place.weight)]
+    if not wanted:
+        raise RecipeError(
+            f"nothing to upscale: {printable(repr(where))} matches none of {len(found)} linears",
+            fix="widen --where" if found else "use a model whose layers have linears",
+        )
+    _refuse_ranks(wanted, settings)
+    progress.phase("comparing", 0)
+    changed = [place for place in wanted if _changed(inputs, place, stop)]
+    if not changed:
+        raise RefusedError(
+            "no expert differs from the base in what is upscaled", fix="give fine-tuned models"
+        )
+    settings = replace(
+        settings,
+        linears=_modules(changed, "linear"),
+        embeddings=_modules(changed, "embedding"),
+        norms=_modules(changed, "norm"),
+    )
+    job = Job(inputs, settings, shared_scale, tuple(changed), (), progress, stop)
+    return replace(job, notes=tuple(_notes(job, wanted)))
+
+
+def _modules(places: Sequence[Place], kind: str) -> tuple[str, ...]:
+    return tuple(place.module for place in places if place.kind == kind)
+
+
+def _refuse_ranks(places: Sequence[Place], settings: Settings) -> None:
+    for place in places:
+        if place.kind == "linear" and settings.router_rank > min(place.rows, place.columns):
+            raise RefusedError(
+                f"--router-rank {settings.router_rank} is more than the"
+                f" {min(place.rows, place.columns)} directions of {printable(place.weight)}"
+                f" ({place.rows} x {place.columns})",
+                fix="use a smaller rank, or leave that linear out by --where",
+            )
+
+
+def _changed(inputs: Inputs, place: Place, stop: Stop) -> bool:
+    check_stop(stop)
+    names = [place.weight, *([place.bias_name] if place.bias else [])]
+    return any(e.changed(inputs.checkpoint, n) > 0 for n in names for e in inputs.experts)
+
+
+def _notes(job: Job, wanted: Sequence[Place]) -> Iterator[str]:
+    """Say which modules stay the base's, and which of the experts' changes the mixture does not hold."""
+    if same := [place.weight for place in wanted if place not in job.places]:
+        yield f"{_listed(same)}: no expert has changed it, so it stays the base's"
+    kept = "only its part in the shared expert is kept" if job.shared_scale else "the base's is used"
+    for label, lost in job.left_out().items():
+        yield f"{printable(label)} has changed {_listed(lost)}, which is no upscaled linear: {kept}"
+    if job.settings.embeddings or job.settings.norms:
+        count = len(job.settings.embeddings) + len(job.settings.norms)
+        yield f"{count} embeddings and norms have no gate: they are mixed only by given weights"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(printable, names[:_SHOWN])) + more
+
+
+def _stamp(inputs: Inputs, settings: Settings, job: Job, layout: Layout) -> str:
+    """Hash everything that the output depends on."""
+    state = xxhash.xxh3_128(repr((__version__, settings.as_json(), job.shared_scale, layout.digest)).encode())
+    for label, model in inputs.opened():
+        for source in model.files:
+            status = Path(source.path).stat()
+            state.update(repr((label, source.name, status.st_size, status.st_mtime_ns)).encode())
+    return str(state.hexdigest())
+
+
+def _beside(inputs: Inputs, settings: Settings) -> tuple[dict[str, bytes | Path], tuple[str, ...]]:
+    """Collect tokenizer, licences and generation config of the base, and the mixture's config.json."""
+    licences = {label: m.folder for label, m in inputs.opened() if m.folder is not None}
+    beside = side_files(
+        inputs.folder,
+        inputs.folder,
+        dequantised=isinstance(inputs.checkpoint, Dequantised),
+        licences=licences,
+    )
+    config = beside.files[CONFIG_NAME]
+    base = json.loads(config) if isinstance(config, bytes) else read_json_object(config)
+    text = json.dumps(config_document(base, settings), indent=2, ensure_ascii=False) + "\n"
+    return {**beside.files, CONFIG_NAME: text.encode()}, beside.warnings
+
+
+def _manifest(
+    job: Job, layout: Layout, output: Output, hashes: Mapping[str, Mapping[str, str]], notes: Sequence[str]
+) -> bytes:
+    inputs, copied = job.inputs, set() if job.shared_scale else set(job.inputs.specs)
+    tensors = {
+        name: TensorRecord(
+            spec.dtype.name,
+            spec.shape,
+            layout.shards[layout.slots[name].shard].name,
+            output.finished[name],
+            "base" if name in copied else "merged",
+        )
+        for name, spec in layout.specs.items()
+    }
+    settings = {k: v for k, v in job.settings.as_json().items() if k not in _NAMES and v is not None}
+    if job.shared_scale:
+        settings["shared_scale"] = job.shared_scale
+    records = [input_record(label, m.name, m, hashes[label]) for label, m in inputs.opened()]
+    lineage = Lineage("base", job.settings.experts, f"upscale:{job.settings.preset}")
+    return Manifest(__version__, {"upscale": settings}, 0, records, lineage, tensors, tuple(notes)).encode()
