@@ -28,6 +28,7 @@ from deltasmith.recipe.build import Built, build
 from deltasmith.recipe.checks import from_dict, load
 from deltasmith.recipe.model import Recipe, operation_text, to_mapping
 from deltasmith.recipe.publication import files_beside, manifest_of
+from deltasmith.table.names import numbered
 
 if TYPE_CHECKING:
     from deltasmith.engine.columns import EditedColumns
@@ -329,12 +330,8 @@ def diff(
     """
     from deltasmith.engine.difference import measure
 
-    labels = _labels([Path(m).name or str(m) for m in models])
+    labels = numbered([Path(m).name or str(m) for m in models], reserved=["base"])
     entries = [{"model": str(m), "label": label} for m, label in zip(models, labels, strict=True)]
     built = build(from_dict({"base": str(base), "models": entries, "merge": "sum"}, Path()))
     return DiffReport(measure(built.plan, threads or available_threads(), stop or Stop()))
 
-
-def _labels(names: Sequence[str]) -> list[str]:
-    taken = [*names, "base"]  # that label is the base's own
-    return [n if taken.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(names)]

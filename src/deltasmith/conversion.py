@@ -54,7 +54,9 @@ def convert(
         model = open_model(str(readable), relative_to=Path())
         if model.checkpoint is None:
             raise RefusedError(
-                "an adapter is not a model by itself", where=printable(str(source)), fix="merge it"
+                f"{model.kind} is not a model by itself",
+                where=printable(str(source)),
+                fix="unpack it, with --base" if model.trainer is not None else "merge it",
             )
         return copy_model(
             model.checkpoint,
@@ -76,6 +78,7 @@ def copy_model(
     kind: str = "convert",
     check: Callable[[dict[str, str]], None] = lambda digests: None,
     inputs: Sequence[Path] = (),
+    base: OpenedModel | None = None,
     shard_size: int = SHARD_BYTES,
     overwrite: bool = False,
     threads: int | None = None,
@@ -86,34 +89,40 @@ def copy_model(
     """Write every tensor of a checkpoint, byte for byte, to the folder `out`, with the side files of `model`.
 
     `kind` is what the manifest calls it; `check` sees the hashes of all tensors before anything is published, and
-    raises if they will not do; `inputs` are further paths that must not be written over. Raises what `convert` raises.
+    raises if they will not do; `inputs` are further paths that must not be written over. `base` is the model that
+    lends `model` its missing tensors and its side files, where that is not complete. Raises what `convert` raises.
     """
     began = time.perf_counter()
     plan = copy_of(checkpoint)
     layout = plan_layout([row.spec for row in plan.rows], shard_size)
-    hashes = {file.name: sha256_of(file.path) for file in model.files}
+    home, models = base or model, [model] if base is None else [base, model]
+    hashes = [{file.name: sha256_of(file.path) for file in each.files} for each in models]
     stamp = xxhash.xxh3_128_hexdigest(
-        repr((__version__, kind, layout.digest, sorted(hashes.items()))).encode()
+        repr((__version__, kind, layout.digest, [sorted(found.items()) for found in hashes])).encode()
     )
     limits = budget(plan, memory, threads or available_threads())
     guarded = [source, *(Path(file.path) for file in checkpoint.sources), *inputs]
     with Output.open(out, layout, stamp, overwrite=overwrite, inputs=guarded) as output:
         order = [name for shard in layout.shards for name in shard.tensors]
         execute(Evaluator(plan), output, order, limits, stop or Stop(), progress or Silent())
-        model.check_unchanged()
+        for each in models:
+            each.check_unchanged()
         check(output.finished)
-        beside = side_files(model.folder, model.folder)
+        beside = side_files(home.folder, home.folder)
+        names = [each.name for each in models[:-1]] + [source.name]
+        labels = ("base", "delta")[: len(models)]
+        records = [input_record(*each) for each in zip(labels, names, models, hashes, strict=True)]
         manifest = Manifest(
             __version__,
             {kind: source.name},
             0,
-            [input_record("base", source.name, model, hashes)],
-            Lineage("base", (), kind),
+            records,
+            Lineage("base", labels[1:], kind),
             tensor_records(plan, layout, output.finished),
             beside.warnings,
         )
         late = output.publish(beside.files, manifest.encode())
-    nbytes = sum(file.nbytes for file in model.files)
+    nbytes = sum(file.nbytes for each in models for file in each.files)
     seconds = time.perf_counter() - began
     return MergeResult(str(out), len(plan.rows), nbytes, layout.nbytes, seconds, (*beside.warnings, *late))
 

@@ -1,4 +1,4 @@
-"""`deltasmith lab build|run|page|check`."""
+"""`deltasmith lab build|run|vision|page|packed|packed-page|check`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def command() -> None:
     """Build a reproducible family of small models and run the papers' comparisons on it.
 
     `build` trains (extra [lab]), `run` merges and scores, `page` writes tables and plots (extra [plot]), `check`
-    compares rebuilt figures with committed ones.
+    compares rebuilt figures with committed ones; `packed` and `packed-page` do the same for packed deltas.
     """
 
 
@@ -115,6 +115,62 @@ def vision(data: Path, family: Path, out: Path, seeds: tuple[int, ...], device: 
     from deltasmith.lab.vision.table import make_table
 
     click.echo(make_table(data, family, out / "vision.json", seeds, device, _say))
+
+
+@command.command("packed")
+@click.argument("family", type=_FOLDER, required=False)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    help="File for the results; default: lab/results/packed.json, or packed-seeds.json with a FAMILY.",
+)
+@click.option(
+    "--parts",
+    type=_FOLDER,
+    default=Path("lab/work/packed"),
+    show_default=True,
+    help="Folder where finished jobs are kept, for a run that is interrupted.",
+)
+@seeds_option
+@click.option(
+    "--regime",
+    "regimes",
+    type=click.Choice(REGIMES),
+    multiple=True,
+    help="How large the deltas are; repeatable; default: all that the family has.",
+)
+@jobs_option
+def packed(
+    family: Path | None, out: Path | None, seeds: tuple[int, ...], regimes: tuple[str, ...], **options: Any
+) -> None:
+    """Pack experts in every way, mix them, distil them, and score them: what bytes are worth.
+
+    FAMILY holds the families seed0, seed1 and so on; without it the bundled one is used. Needs the extra [hf].
+    """
+    from deltasmith.lab import BUNDLED_REGIMES, family_folder
+    from deltasmith.lab.packed.page import BUNDLED, SEEDS
+    from deltasmith.lab.packed.run import run_packed
+
+    families = {0: family_folder()} if family is None else {seed: family / f"seed{seed}" for seed in seeds}
+    known: tuple[str, ...] = BUNDLED_REGIMES if family is None else REGIMES
+    name = BUNDLED if family is None else SEEDS
+    run_packed(families, regimes or known, out or Path("lab/results") / name, say=_say, **options)
+
+
+@command.command("packed-page")
+@click.argument("results", type=_FOLDER)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    required=True,
+    help="The page; what stands between its marks is replaced, and plots go into lab/ beside it.",
+)
+def packed_page(results: Path, out: Path) -> None:
+    """Write the tables and plots of packed deltas from the result files in RESULTS."""
+    from deltasmith.lab.packed.page import write_packed_page
+
+    for path in write_packed_page(results, out):
+        click.echo(str(path))
 
 
 @command.command("page")

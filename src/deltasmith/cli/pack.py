@@ -22,8 +22,7 @@ def _pair(text: str) -> tuple[str, str]:
 @click.argument("out")
 @click.option(
     "--codec",
-    default="bitdelta",
-    show_default=True,
+    show_default="bitdelta",
     metavar="CODEC",
     help="What packs the tensors of --where: bitdelta, residual_bits:passes=2, low_rank:rank=16, claq:bits=2,"
     " lossless, … (`deltasmith explain CODEC`). `emr` takes several models.",
@@ -61,6 +60,11 @@ def _pair(text: str) -> tuple[str, str]:
     "--statistics",
     metavar="FILE",
     help="Gram matrices of the layers' inputs, for codecs that weigh errors by them.",
+)
+@click.option(
+    "--trainer",
+    type=click.Choice(["xor", "overwrite"]),
+    help="Instead of codecs: the bytes that changed, in a folder as RL trainers exchange them.",
 )
 @resource_options
 @click.option("--overwrite", is_flag=True, help="Replace OUT, at the very end, if it is not empty.")
@@ -106,6 +110,5 @@ def command(
         f"{result.out}: {result.tensors} tensors in {human(result.nbytes)}, {100 * result.ratio:.1f} % of 16 bits an"
         f" element; relative error {result.relative_error:.4g}; {result.seconds:.1f} s"
     )
-    click.echo(
-        f"next: deltasmith inspect {result.out}, or deltasmith unpack {result.out} MODEL --base {base}"
-    )
+    look = "" if options["trainer"] else f"deltasmith inspect {result.out}, or "
+    click.echo(f"next: {look}deltasmith unpack {result.out} MODEL --base {base}")

@@ -19,6 +19,7 @@ from deltasmith.engine.progress import Progress
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.errors import RefusedError, ResourceError, printable
 from deltasmith.formats.hashing import ChunkHasher
+from deltasmith.formats.packed_writer import key_of
 
 __all__ = ["CodingTask", "Values", "code", "workers_within"]
 
@@ -81,7 +82,7 @@ class CodingTask:
     @property
     def key(self) -> str:
         """Return what a finished tensor is remembered as."""
-        return self.name + self.suffix
+        return key_of(self.name, self.suffix)
 
     @property
     def span(self) -> int:

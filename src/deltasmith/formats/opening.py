@@ -1,4 +1,4 @@
-"""What a recipe calls a model, opened: a folder, an adapter, a packed delta, a single file, here or on the hub."""
+"""What a recipe calls a model, opened: a folder, an adapter, some kind of delta, a single file, here or on the hub."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from deltasmith.formats.hf_folder import INDEX, WEIGHTS, Folder, SingleFile, ope
 from deltasmith.formats.hub import Resolved, resolve
 from deltasmith.formats.json_file import read_json_object
 from deltasmith.formats.packed import PACKED_NAME, Packed, PackedDelta, PackedModel, is_packed, open_packed
+from deltasmith.formats.trainer_delta import TrainerDelta, is_trainer_delta, open_trainer_delta
 from deltasmith.table.checkpoint import Checkpoint, SourceFile
 
-__all__ = ["OpenedModel", "find_base", "open_model"]
+__all__ = ["OpenedModel", "find_base", "find_base_model", "open_model"]
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model as the rest of the program sees it: a checkpoint, or an adapter that needs a base to be one.
+    """A model as the rest of the program sees it: a checkpoint, or an adapter or trainer's delta that needs a base.
 
     A packed delta is both: `packed` is the delta, `checkpoint` the model over a base that is looked for when its
     values are first read.
@@ -39,14 +40,26 @@ class OpenedModel:
     config: Mapping[str, Any] | None
     others: tuple[str, ...]
     warnings: tuple[str, ...]
-    opened: Folder | SingleFile | Adapter | Packed
+    opened: Folder | SingleFile | Adapter | Packed | TrainerDelta
     packed: PackedDelta | None = None
+    trainer: TrainerDelta | None = None
+
+    @property
+    def kind(self) -> str:
+        """Say in a few words what it is, with its article."""
+        if self.packed is not None:
+            return "a packed delta"
+        if self.trainer is not None:
+            return "a trainer's delta"
+        return "a model" if self.adapter is None else "an adapter"
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """List the files whose bytes the result depends on."""
         if self.adapter is not None:
             return self.adapter.sources
+        if self.trainer is not None:
+            return self.trainer.sources
         return self.checkpoint.sources if self.checkpoint is not None else ()
 
     def check_unchanged(self) -> None:
@@ -56,14 +69,16 @@ class OpenedModel:
             DamagedInputError: naming the file and what is different.
         """
         self.opened.check_unchanged()
+        if isinstance(self.checkpoint, PackedModel):
+            self.checkpoint.check_unchanged()
 
 
 def open_model(source: str, relative_to: Path | None = None, *, offline: bool = False) -> OpenedModel:
     """Open whatever `source` names, without reading a value.
 
-    A model folder, a folder with a PEFT adapter or a packed delta (`PATH#LABEL` where it holds several), a
-    .safetensors or .npz file, or owner/name[@revision] on the hub. Relative paths start at `relative_to` (default:
-    the working directory); a local path wins over the hub.
+    A model folder, a folder with a PEFT adapter, a packed delta (`PATH#LABEL` where it holds several) or a trainer's
+    delta, a .safetensors or .npz file, or owner/name[@revision] on the hub. Relative paths start at `relative_to`
+    (default: the working directory); a local path wins over the hub.
 
     Raises:
         DamagedInputError: nothing is there, or it is damaged, unsafe or of an unsupported kind.
@@ -84,6 +99,8 @@ def open_model(source: str, relative_to: Path | None = None, *, offline: bool = 
         )
     if _is_adapter(found.path):
         return _from_adapter(source, found)
+    if is_trainer_delta(found.path):
+        return _from_trainer(source, found)
     folder = open_folder(found.path)
     if (
         folder.config is None
@@ -132,6 +149,14 @@ def _from_adapter(source: str, found: Resolved) -> OpenedModel:
     )
 
 
+def _from_trainer(source: str, found: Resolved) -> OpenedModel:
+    """Open a trainer's delta: it names no base that could be looked for."""
+    trainer = open_trainer_delta(found.path)
+    return OpenedModel(
+        source, found.name, found.revision, found.path, None, None, None, (), (), trainer, trainer=trainer
+    )
+
+
 def _split_label(source: str, relative_to: Path | None) -> tuple[str, str | None]:
     """Split PATH#LABEL, unless a file of the whole name exists."""
     path, sign, label = source.rpartition("#")
@@ -169,7 +194,14 @@ def _from_packed(source: str, found: Resolved, label: str | None) -> OpenedModel
 
 
 def find_base(delta: PackedDelta) -> Checkpoint:
-    """Look for the base of a packed delta: a folder of its name beside the delta or here, or the hub.
+    """Look for the base of a packed delta, as `find_base_model` does, and return its checkpoint."""
+    found = find_base_model(delta).checkpoint
+    assert found is not None
+    return found
+
+
+def find_base_model(delta: PackedDelta) -> OpenedModel:
+    """Look for the base of a packed delta, and check it: a folder of its name beside the delta or here, or the hub.
 
     Raises:
         RefusedError: it is in none of these places.
@@ -189,9 +221,9 @@ def find_base(delta: PackedDelta) -> Checkpoint:
     )
 
 
-def _checked(delta: PackedDelta, source: str) -> Checkpoint:
+def _checked(delta: PackedDelta, source: str) -> OpenedModel:
     opened = open_model(source)
     if opened.checkpoint is None:
-        raise RefusedError("an adapter cannot be the base of a packed delta", where=source)
+        raise RefusedError(f"{opened.kind} cannot be the base of a packed delta", where=source)
     delta.check_base(opened.checkpoint)
-    return opened.checkpoint
+    return opened

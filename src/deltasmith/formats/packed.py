@@ -25,9 +25,9 @@ from deltasmith.formats.packed_document import (
     read_document,
     refuse_newer,
 )
-from deltasmith.formats.safetensors_reader import Files, SafetensorsFile
+from deltasmith.formats.safetensors_reader import Files, Identity, SafetensorsFile, refuse_changed
 from deltasmith.kernels.decode import decode
-from deltasmith.kernels.encode import encode
+from deltasmith.kernels.encode import ENCODABLE, encode
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 
 __all__ = [
@@ -306,7 +306,7 @@ def comparable(spec: Spec, base: Spec | None) -> bool:
     """Tell whether a tensor can be told by its difference from one of the base: in shape, and in kind of elements."""
     if base is None or base.shape != spec.shape:
         return False
-    return base.dtype == spec.dtype or (base.dtype.floating and spec.dtype.floating)
+    return base.dtype == spec.dtype or (base.dtype.floating and spec.dtype.name in ENCODABLE)
 
 
 def predict(base: Checkpoint | None, name: str, spec: Spec, start: int, stop: int) -> Words:
@@ -331,6 +331,7 @@ class PackedModel:
         self.delta = delta
         self._find = base
         self._base: Checkpoint | None = None
+        self._found: list[tuple[str, Identity]] = []
         self._decoders: OrderedDict[str, Decoder] = OrderedDict()
         self._lock = threading.RLock()
         self.specs: Mapping[str, Spec] = {name: record.spec for name, record in delta.tensors.items()}
@@ -341,7 +342,14 @@ class PackedModel:
         with self._lock:
             if self._base is None:
                 self._base = self._find()
+                paths = [source.path for source in self._base.sources]
+                self._found = [(path, Identity.of(Path(path).stat())) for path in paths]
             return self._base
+
+    def check_unchanged(self) -> None:
+        """Refuse if a file of the base is no longer as it was when the base was found."""
+        for path, identity in self._found:
+            refuse_changed(path, identity)
 
     @property
     def sources(self) -> tuple[SourceFile, ...]:

@@ -16,6 +16,7 @@ from deltasmith.codecs.protocol import Cell, Codec
 from deltasmith.errors import DamagedInputError, RecipeError, printable
 from deltasmith.formats.json_file import refuse_constant, unique_keys
 from deltasmith.formats.safetensors_header import check_name
+from deltasmith.kernels.encode import ENCODABLE
 from deltasmith.table.checkpoint import Spec
 from deltasmith.table.dtypes import DTYPES
 
@@ -240,5 +241,7 @@ def _refuse_pairing(spec: Spec, codec: Codec, against_base: bool, read: _Reader)
     """Refuse a codec that could not have written such a tensor."""
     if codec.domain == "delta" and not against_base:
         raise read.fail(f"has a delta for {printable(spec.name, 120)}, and nothing to add it to")
+    if codec.domain != "stored" and spec.dtype.name not in ENCODABLE:
+        raise read.fail(f"has values for {printable(spec.name, 120)}, and its type is {spec.dtype}")
     if problem := codec.refusal(Cell(spec, spec if against_base else None)):
         raise read.fail(f"names a codec that cannot have coded {printable(spec.name, 120)}: {problem}")

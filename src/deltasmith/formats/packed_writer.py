@@ -21,9 +21,14 @@ from deltasmith.formats.packed_document import DOCUMENT, FORMAT, VERSION, Docume
 from deltasmith.formats.staging import Staging, is_useless, refuse_link
 from deltasmith.formats.system import resource_error
 
-__all__ = ["PackedOutput", "Written"]
+__all__ = ["PackedOutput", "Written", "key_of"]
 
 _JOURNAL = "journal.jsonl"
+
+
+def key_of(name: str, suffix: str = "") -> str:
+    """Return what a finished tensor is remembered as: its name, and the suffix of its arrays if they have one."""
+    return f"{name}::{suffix}" if suffix else name
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class PackedOutput:
         return output
 
     def begin(self, name: str, streams: Iterable[Stream], suffix: str = "") -> None:
-        """Begin a tensor: its arrays are stored as NAME::PARTsuffix, and it is finished as NAMEsuffix."""
+        """Begin a tensor: its arrays are stored as NAME::PARTsuffix, and it is finished as `key_of`."""
         listed = list(streams)
         stored = {s.name: f"{name}::{s.name}{suffix}" for s in listed}
         self._current, self._first = _Current(name, suffix, stored), len(self.file.entries)
@@ -118,10 +123,9 @@ class PackedOutput:
         last = {part: f"{now.name}::{part}{now.suffix}" for part in ending.arrays}
         self.file.end({last[part]: array for part, array in ending.arrays.items()})
         written = Written(now.stored | last, ending.squared_norm, ending.squared_error, xxh3_128)
-        self.finished[now.name + now.suffix] = written
-        self._note(
-            {"tensor": now.name + now.suffix, "written": vars(written), "entries": self._new_entries()}
-        )
+        key = key_of(now.name, now.suffix)
+        self.finished[key] = written
+        self._note({"tensor": key, "written": vars(written), "entries": self._new_entries()})
         self._current = None
         return written
 

@@ -20,10 +20,10 @@ import re
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,18 +37,38 @@ from deltasmith.formats.safetensors_reader import SafetensorsFile
 from deltasmith.kernels.decode import decode
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
 
-__all__ = ["CHECKSUMS", "TrainerDelta", "TrainerModel", "is_trainer_delta", "open_trainer_delta"]
+__all__ = ["CHECKSUMS", "Checksum", "TrainerDelta", "TrainerModel", "is_trainer_delta", "open_trainer_delta"]
 
 Bytes = npt.NDArray[np.uint8]
 Encoding = Literal["xor", "overwrite"]
 
-CHECKSUMS: Mapping[str, Callable[[Any], str]] = {
-    "adler32": lambda data: f"{zlib.adler32(data):08x}",
-    "xxh3-128": lambda data: str(xxhash.xxh3_128_hexdigest(data)),
-}
-"""What the checksums in use are called, and how one is written."""
+
+class Checksum(Protocol):
+    """A running checksum of a tensor's bytes."""
+
+    def update(self, data: Any) -> None:
+        """Take the next bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the checksum as it is written down."""
+
+
+class _Adler32:
+    def __init__(self) -> None:
+        self.value = 1
+
+    def update(self, data: Any) -> None:
+        self.value = zlib.adler32(data, self.value)
+
+    def hexdigest(self) -> str:
+        return f"{self.value:08x}"
+
+
+CHECKSUMS: Mapping[str, Callable[[], Checksum]] = {"adler32": _Adler32, "xxh3-128": xxhash.xxh3_128}
+"""What the checksums in use are called, and what begins one."""
 _PLAIN = re.compile(r"[^/\\:\x00]+\.safetensors")
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES = 64 << 20
+_PIECE = 1 << 18
 _FIX = "fetch the delta again, or give the model that it was made against"
 
 
@@ -67,6 +87,11 @@ class TrainerDelta:
     def sources(self) -> tuple[SourceFile, ...]:
         """List the shards."""
         return tuple({shard.path: shard.sources[0] for shard in self.shards.values()}.values())
+
+    def check_unchanged(self) -> None:
+        """Refuse if a shard is no longer the one that was opened."""
+        for shard in {id(shard): shard for shard in self.shards.values()}.values():
+            shard.check_unchanged()
 
     def bind(self, base: Checkpoint) -> TrainerModel:
         """Return the model of version `version` over the model of version `base_version`, without reading values.
@@ -149,7 +174,7 @@ class TrainerModel:
     """The model that a delta folder makes of its base, as a checkpoint.
 
     A tensor that changed is put together as a whole when it is first read, checked against its checksum, and kept
-    for a while: up to 256 MB of such tensors, or one. All others are the base's.
+    for a while: up to 64 MiB of such tensors, or one. All others are the base's. May be read from several threads.
     """
 
     def __init__(self, delta: TrainerDelta, base: Checkpoint) -> None:
@@ -157,7 +182,7 @@ class TrainerModel:
         self.delta, self.base = delta, base
         self.specs: Mapping[str, Spec] = base.specs
         self._kept: OrderedDict[str, Bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def sources(self) -> tuple[SourceFile, ...]:
@@ -184,27 +209,33 @@ class TrainerModel:
         return self._whole(name)[start * width : stop * width].data
 
     def _whole(self, name: str) -> Bytes:
-        with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-                return self._kept[name]
-        made = self._made(name)
-        with self._lock:
-            self._kept[name] = made
-            while len(self._kept) > 1 and sum(k.nbytes for k in self._kept.values()) > _KEPT_BYTES:
-                self._kept.popitem(last=False)
-        return made
+        with self._lock:  # held while a tensor is made, so that no two threads make the same one
+            if name not in self._kept:
+                self._make_room(self.specs[name].nbytes)
+                self._kept[name] = self._made(name)
+            self._kept.move_to_end(name)
+            return self._kept[name]
+
+    def _make_room(self, nbytes: int) -> None:
+        while self._kept and nbytes + sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
+            self._kept.popitem(last=False)
 
     def _made(self, name: str) -> Bytes:
         """Put a changed tensor together and check it."""
         spec, shard = self.specs[name], self.delta.shards[name]
-        words = np.frombuffer(self.base.raw(name, 0, spec.size), np.uint8).copy()
+        words = np.empty(spec.nbytes, np.uint8)
+        step = max(1, _PIECE // spec.dtype.itemsize)
+        for start in range(0, spec.size, step):
+            stop, width = min(spec.size, start + step), spec.dtype.itemsize
+            words[start * width : stop * width] = np.frombuffer(self.base.raw(name, start, stop), np.uint8)
         frame = shard.raw(name, 0, shard.specs[name].size)
         try:
             _APPLY[self.delta.encoding](words, frame)
         except (ValueError, zstandard.ZstdError) as cause:
             raise self._damaged(name, str(cause)) from cause
-        if CHECKSUMS[self.delta.checksum](words.data) != shard.metadata[name]:
+        checksum = CHECKSUMS[self.delta.checksum]()
+        checksum.update(words.data)
+        if checksum.hexdigest() != shard.metadata[name]:
             raise self._damaged(name, "its checksum differs")
         return words
 
@@ -217,18 +248,20 @@ class TrainerModel:
 
 
 def _xor(words: Bytes, frame: bytes) -> None:
-    changed = _decompressed(frame, words.size)
-    if changed.size != words.size:
-        raise ValueError(f"it holds {changed.size} bytes instead of {words.size}")
-    np.bitwise_xor(words, changed, out=words)
+    at = 0
+    for piece in _pieces(frame, words.size):
+        words[at : at + piece.size] ^= piece
+        at += piece.size
+    if at != words.size:
+        raise ValueError(f"it holds {at} bytes instead of {words.size}")
 
 
 def _overwrite(words: Bytes, frame: bytes) -> None:
-    body = _decompressed(frame, 4 + 5 * words.size)
+    body = np.frombuffer(b"".join(p.tobytes() for p in _pieces(frame, 4 + 5 * words.size)), np.uint8)
     count = int.from_bytes(body[:4].tobytes(), "little")
     if body.size < 4 or body.size != 4 + 5 * count:
         raise ValueError(f"{body.size} bytes are not {count} positions and values")
-    places = np.frombuffer(body[4 : 4 + 4 * count].tobytes(), "<u4")
+    places = np.frombuffer(body[4 : 4 + 4 * count].data, "<u4")
     if count and (int(places[-1]) >= words.size or np.any(places[1:] <= places[:-1])):
         raise ValueError("its positions do not ascend within the tensor")
     words[places] = body[4 + 4 * count :]
@@ -237,13 +270,15 @@ def _overwrite(words: Bytes, frame: bytes) -> None:
 _APPLY: Mapping[str, Callable[[Bytes, bytes], None]] = {"xor": _xor, "overwrite": _overwrite}
 
 
-def _decompressed(frame: bytes, limit: int) -> Bytes:
-    """Decompress into no more than `limit` bytes, whatever the frame declares: a trainer's need not declare a size."""
-    room = np.empty(limit + 1, np.uint8)
-    view, at = room.data, 0
+def _pieces(frame: bytes, limit: int) -> Iterator[Bytes]:
+    """Decompress piece by piece, never beyond `limit` bytes: a trainer's frame need not declare a size.
+
+    A piece is overwritten by the next.
+    """
+    room, total = np.empty(_PIECE, np.uint8), 0
     with zstandard.ZstdDecompressor().stream_reader(frame, read_across_frames=True) as reader:
-        while at < room.size and (count := reader.readinto(view[at:])):
-            at += count
-    if at > limit:
-        raise ValueError(f"it decompresses to more than {limit} bytes")
-    return room[:at]
+        while count := reader.readinto(room.data):
+            total += count
+            if total > limit:
+                raise ValueError(f"it decompresses to more than {limit} bytes")
+            yield room[:count]

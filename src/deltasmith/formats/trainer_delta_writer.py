@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ import zstandard
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.array_file import ArrayFile, room_for
 from deltasmith.formats.hf_folder import INDEX
-from deltasmith.formats.staging import Staging
-from deltasmith.formats.trainer_delta import CHECKSUMS, Encoding
-from deltasmith.table.checkpoint import Checkpoint
+from deltasmith.formats.staging import Staging, refuse_link
+from deltasmith.formats.trainer_delta import CHECKSUMS, Checksum, Encoding
+from deltasmith.table.checkpoint import Checkpoint, Spec
 
 __all__ = ["write_trainer_delta"]
 
@@ -25,6 +25,7 @@ _SHARD = "model-00000-of-00001.safetensors"
 _LEVEL = 1  # what the trainers use: such deltas are mostly zeros
 _JOURNAL = "journal"
 _LONGEST = 1 << 32  # positions are uint32
+_PIECE = 1 << 18
 
 
 def write_trainer_delta(
@@ -37,15 +38,20 @@ def write_trainer_delta(
     base_version: int = 0,
     checksum: str = "xxh3-128",
     inputs: Sequence[Path] = (),
+    overwrite: bool = False,
+    done: Callable[[int], None] = lambda nbytes: None,
+    check: Callable[[], None] = lambda: None,
 ) -> int:
     """Write the bytes in which `model` differs from `base` into the new folder `out`; return how many differ.
 
-    Tensors without a difference are left out. Memory: a few times the largest tensor. The folder appears whole
-    or not at all; receivers expect it to be called weight_v000001 for version 1.
+    Tensors without a difference are left out. Memory: the frame of one tensor, and a few bytes for each of its
+    bytes that changed with `overwrite`. The folder appears whole or not at all; receivers expect it to be called
+    weight_v000001 for version 1. `done` hears the bytes of every tensor that has been looked at, `check` is called
+    before the folder appears; both may raise to end the work.
 
     Raises:
         RefusedError: the models differ in names, shapes or element types; a tensor of 4 GiB for `overwrite`; an
-            unknown encoding or checksum; `out` exists.
+            unknown encoding or checksum; `out` exists and is not to be overwritten.
         ResourceError: the disk is full, or there is no permission.
 
     >>> import tempfile
@@ -61,10 +67,11 @@ def write_trainer_delta(
     (1, [0.0, 0.5, 0.0, 0.0])
     """
     _refuse(base, model, encoding, checksum)
-    staging = Staging.claim(out, f"{version:08x}", inputs)
+    staging = Staging.claim(out, f"{version:08x}", inputs, overwrite=overwrite)
     try:
+        refuse_link(staging.partial)
         staging.partial.mkdir(exist_ok=True)
-        changed, sums = _write_shard(base, model, staging.partial / _SHARD, encoding, checksum)
+        changed, sums = _write_shard(base, model, staging.partial / _SHARD, encoding, checksum, done)
         metadata = {
             "version": f"{version:06d}",
             "base_version": f"{base_version:06d}",
@@ -74,6 +81,8 @@ def write_trainer_delta(
         }
         index = {"metadata": metadata, "weight_map": dict.fromkeys(sums, _SHARD)}
         staging.place(INDEX, json.dumps(index).encode())
+        check()
+        staging.refuse_newcomers()
         staging.publish(_JOURNAL)
         staging.tidy()
     finally:
@@ -99,31 +108,63 @@ def _refuse(base: Checkpoint, model: Checkpoint, encoding: str, checksum: str) -
 
 
 def _write_shard(
-    base: Checkpoint, model: Checkpoint, path: Path, encoding: Encoding, checksum: str
+    base: Checkpoint,
+    model: Checkpoint,
+    path: Path,
+    encoding: Encoding,
+    checksum: str,
+    done: Callable[[int], None],
 ) -> tuple[int, dict[str, str]]:
     """Write the changed tensors into one file; return the number of changed bytes, and the checksums."""
     file = ArrayFile(path, room_for([*model.specs, *model.specs]))
     total, sums = 0, {}
     try:
         for name, spec in model.specs.items():
-            new = np.frombuffer(model.raw(name, 0, spec.size), np.uint8)
-            old = np.frombuffer(base.raw(name, 0, spec.size), np.uint8)
-            mask = new != old
-            changed = int(np.count_nonzero(mask))
-            if not changed:
-                continue
-            body = new ^ old if encoding == "xor" else _overwritten(new, mask, changed)
-            frame = zstandard.ZstdCompressor(level=_LEVEL).compress(body.data)
-            file.end({name: np.frombuffer(frame, np.uint8)})
-            sums[name] = CHECKSUMS[checksum](new.data)
+            running = CHECKSUMS[checksum]()
+            changed, frame = _FRAMES[encoding](spec.nbytes, _pieces(base, model, spec, running))
+            if changed:
+                file.end({name: np.frombuffer(frame, np.uint8)})
+                sums[name] = running.hexdigest()
             total += changed
+            done(spec.nbytes)
         file.seal(sums)
     finally:
         file.close()
     return total, sums
 
 
-def _overwritten(new: Bytes, mask: npt.NDArray[np.bool_], changed: int) -> Bytes:
-    places = np.flatnonzero(mask).astype("<u4")
-    head = np.array([changed], "<u4")
-    return np.concatenate([head.view(np.uint8), places.view(np.uint8), new[mask]])
+def _pieces(
+    base: Checkpoint, model: Checkpoint, spec: Spec, running: Checksum
+) -> Iterator[tuple[int, Bytes, Bytes]]:
+    """Yield a tensor's bytes from front to back: where a piece begins, the old bytes, the new ones."""
+    width = spec.dtype.itemsize
+    for start in range(0, spec.size, _PIECE):
+        stop = min(spec.size, start + _PIECE)
+        old, new = (np.frombuffer(c.raw(spec.name, start, stop), np.uint8) for c in (base, model))
+        running.update(new.data)
+        yield start * width, old, new
+
+
+def _xor(nbytes: int, pieces: Iterable[tuple[int, Bytes, Bytes]]) -> tuple[int, bytes]:
+    """Return how many bytes changed, and the frame of the exclusive or."""
+    coder, changed, out = zstandard.ZstdCompressor(level=_LEVEL).compressobj(size=nbytes), 0, []
+    for _, old, new in pieces:
+        both = old ^ new
+        changed += int(np.count_nonzero(both))
+        out.append(coder.compress(both.data))
+    return changed, b"".join([*out, coder.flush()])
+
+
+def _overwrite(nbytes: int, pieces: Iterable[tuple[int, Bytes, Bytes]]) -> tuple[int, bytes]:
+    """Return how many bytes changed, and the frame of their number, places and values."""
+    places, values = [], []
+    for begin, old, new in pieces:
+        here = np.flatnonzero(old != new)
+        places.append((here + begin).astype("<u4"))
+        values.append(new[here])
+    changed = sum(part.size for part in places)
+    body = b"".join(part.tobytes() for part in (np.array([changed], "<u4"), *places, *values))
+    return changed, zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+
+
+_FRAMES = {"xor": _xor, "overwrite": _overwrite}

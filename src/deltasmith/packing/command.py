@@ -1,4 +1,4 @@
-"""What `deltasmith pack` means: one model by rules, one within a budget, or several as EMR."""
+"""What `deltasmith pack` means: one model by rules, one within a budget, several as EMR, or a trainer's delta."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from deltasmith.errors import RecipeError
+from deltasmith.formats.trainer_delta import Encoding
+from deltasmith.packing.choosing import LINEARS
 from deltasmith.packing.pack import PackResult, pack
 
 __all__ = ["pack_models"]
+
+_CODEC, _REST = "bitdelta", "lossless"
+_RUN = ("overwrite", "progress", "stop")
 
 
 def pack_models(
@@ -16,12 +21,26 @@ def pack_models(
     models: Sequence[str],
     out: str,
     *,
-    codec: str,
+    codec: str | None = None,
     budget: float | None = None,
     among: Sequence[str] = (),
+    trainer: Encoding | None = None,
     **options: Any,
 ) -> PackResult:
     """Pack one model, or several with the codec `emr`; RecipeError for a combination that makes no sense."""
+    if trainer is not None:
+        chosen = {"--codec": codec, "--budget": budget, "--candidate": among} | _chosen(options)
+        if given := [option for option, value in chosen.items() if value]:
+            raise RecipeError(
+                f"--trainer stores the bytes that changed, and {', '.join(given)} would choose codecs",
+                where="pack",
+            )
+        from deltasmith.packing.trained import pack_trained
+
+        _refuse_several(models, "")
+        run = {key: value for key, value in options.items() if key in _RUN}
+        return pack_trained(base, models[0], out, encoding=trainer, **run)
+    codec = codec or _CODEC
     if codec.partition(":")[0] == "emr":
         from deltasmith.packing.unified import pack_unified
 
@@ -30,12 +49,7 @@ def pack_models(
         if options.pop("statistics", None) is not None:
             raise RecipeError("emr knows no --statistics", where="pack")
         return pack_unified(base, models, out, codec=codec, **options)
-    if len(models) > 1:
-        raise RecipeError(
-            f"{len(models)} models were given",
-            where="pack",
-            fix="pack them one by one, or together with --codec emr",
-        )
+    _refuse_several(models, ", or together with --codec emr")
     if budget is not None:
         from deltasmith.packing.candidates import CANDIDATES
         from deltasmith.packing.frugal import pack_within
@@ -44,3 +58,25 @@ def pack_models(
     if among:
         raise RecipeError("--candidate is for --budget", where="pack")
     return pack(base, models[0], out, codec=codec, **options)
+
+
+def _chosen(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that decide which codec is for what, where they differ from their defaults."""
+    defaults = {"where": LINEARS, "rest": _REST}
+    return {
+        option: value
+        for option, key in (
+            ("--rule", "rules"),
+            ("--where", "where"),
+            ("--rest", "rest"),
+            ("--statistics", "statistics"),
+        )
+        if (value := options.get(key)) != defaults.get(key)
+    }
+
+
+def _refuse_several(models: Sequence[str], otherwise: str) -> None:
+    if len(models) > 1:
+        raise RecipeError(
+            f"{len(models)} models were given", where="pack", fix=f"pack them one by one{otherwise}"
+        )

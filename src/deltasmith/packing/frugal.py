@@ -18,7 +18,7 @@ from deltasmith.packing.budget import Choice, Option, choose
 from deltasmith.packing.candidates import CANDIDATES, Read, candidates, measure
 from deltasmith.packing.choosing import LINEARS, Rule, choose_all, rules_of
 from deltasmith.packing.material import CellValues, Material, Rooms, gather, open_statistics
-from deltasmith.packing.pack import CodecLike, cells_of, label_of, order_of
+from deltasmith.packing.pack import CodecLike, cells_of, label_for, order_of
 from deltasmith.packing.writing import OverLimitError, PackResult, Resources, open_base, write
 
 __all__ = ["pack_within"]
@@ -57,7 +57,7 @@ def pack_within(
     """
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
     ground = open_base(str(base))
-    material = gather(ground, str(model), label or label_of(model), resources.threads, resources.stop)
+    material = gather(ground, str(model), label_for(model, label), resources.threads, resources.stop)
     grams, told = open_statistics(statistics)
     cells, notes = cells_of(ground, material, seed, grams)
     special = rules_of(rest, "*", rules)[:-1]

@@ -17,7 +17,7 @@ from deltasmith.engine.workers import Stop
 from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.opening import OpenedModel, open_model
-from deltasmith.formats.packed import predict
+from deltasmith.formats.packed import comparable, predict
 from deltasmith.kernels.encode import encode
 from deltasmith.operation.randomness import cell_key
 from deltasmith.planning.plan import Plan
@@ -78,7 +78,7 @@ class Material:
 
 
 def gather(base: OpenedModel, model: str, label: str, threads: int, stop: Stop) -> Material:
-    """Open what is to be packed: a model folder or file, a recipe (*.yaml), or an adapter (merged into `base`).
+    """Open what is to be packed: a model, a recipe (*.yaml), an adapter (merged into `base`), a trainer's delta.
 
     Raises what opening and planning raise.
     """
@@ -88,12 +88,16 @@ def gather(base: OpenedModel, model: str, label: str, threads: int, stop: Stop) 
     if opened.adapter is not None or opened.packed is not None:
         tree = {"base": base.source, "models": [{"model": model, "label": label}], "merge": "sum"}
         return _from_plan(build(from_dict(tree, Path())), opened.name, label, threads, stop)
-    assert opened.checkpoint is not None
+    checkpoint, folder = opened.checkpoint, opened.folder
+    if opened.trainer is not None:  # exact to the bit, which a recipe's difference and sum would not be
+        assert base.checkpoint is not None
+        checkpoint, folder = opened.trainer.bind(base.checkpoint), base.folder
+    assert checkpoint is not None
     return Material(
         label,
         opened.name,
-        opened.checkpoint,
-        opened.folder,
+        checkpoint,
+        folder,
         ((label, opened),),
         opened.warnings,
         opened.revision,
@@ -163,9 +167,9 @@ class CellValues:
 def cell_of(
     spec: Spec, base: Checkpoint, label: str, seed: int, statistics: Checkpoint | None = None
 ) -> Cell:
-    """Return what a codec may know of a tensor; the base counts only if it has the tensor in this shape."""
+    """Return what a codec may know of a tensor; the base counts only if it has a comparable one."""
     ground = base.specs.get(spec.name)
-    usable = ground if ground is not None and ground.shape == spec.shape else None
+    usable = ground if comparable(spec, ground) else None
     return Cell(spec, usable, cell_key(seed, label, spec.name), _gram(spec, statistics))
 
 

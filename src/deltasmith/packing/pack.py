@@ -31,7 +31,7 @@ from deltasmith.packing.writing import (
 )
 from deltasmith.table.checkpoint import Checkpoint
 
-__all__ = ["CodecLike", "PackResult", "cells_of", "label_of", "order_of", "pack"]
+__all__ = ["CodecLike", "PackResult", "cells_of", "label_for", "label_of", "order_of", "pack"]
 
 _LONGEST = 800  # bytes of a tensor's name: of the 1024 of an array's, some are the codec's and the label's
 _SUFFIXES = (".yaml", ".yml", ".safetensors", ".npz")
@@ -66,21 +66,26 @@ def pack(
 
     Raises what `merge` raises; RecipeError for codecs that do not exist.
     """
-    if label is not None and not is_label(label):
-        raise RecipeError(
-            f"no delta can be labelled {printable(repr(label), 60)}",
-            where="pack",
-            fix="a label is printable and has no #",
-        )
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
     ground = open_base(str(base))
-    material = gather(ground, str(model), label or label_of(model), resources.threads, resources.stop)
+    material = gather(ground, str(model), label_for(model, label), resources.threads, resources.stop)
     grams, told = open_statistics(statistics)
     cells, notes = cells_of(ground, material, seed, grams)
     last = rest if isinstance(rest, Codec) else codec_from(rest)
     codecs, more = choose_all(cells, rules_of(codec, where, rules), last)
     order = order_of(ground, material, cells, codecs, (*notes, *told, *more))
     return write(order, Path(out), resources, overwrite=overwrite)
+
+
+def label_for(model: str | Path, label: str | None) -> str:
+    """Return the label given, or the model's; RecipeError if no delta can be labelled so."""
+    if label is not None and not is_label(label):
+        raise RecipeError(
+            f"no delta can be labelled {printable(repr(label), 60)}",
+            where="pack",
+            fix="a label is printable and has no #",
+        )
+    return label_of(model) if label is None else label
 
 
 def label_of(model: str | Path) -> str:

@@ -26,6 +26,7 @@ from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.packed_document import TensorRecord
+from deltasmith.formats.packed_writer import key_of
 from deltasmith.kernels.encode import encode
 from deltasmith.kernels.sign_bits import packed_size
 from deltasmith.merges.emr import RESCALERS
@@ -36,6 +37,7 @@ from deltasmith.packing.pack import cells_of, label_of
 from deltasmith.packing.writing import Finished, Order, PackResult, Resources, open_base, record_of, write
 from deltasmith.surveys.sums import Totals
 from deltasmith.table.checkpoint import Checkpoint, Floats, Spec
+from deltasmith.table.names import numbered
 
 __all__ = ["pack_unified"]
 
@@ -88,8 +90,7 @@ def pack_unified(
 
 
 def _gathered(base: OpenedModel, models: Sequence[str | Path], resources: Resources) -> tuple[Material, ...]:
-    names = [label_of(model) for model in models]
-    labels = [n if names.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(names)]
+    labels = numbered([label_of(model) for model in models])
     return tuple(
         gather(base, str(model), label, resources.threads, resources.stop)
         for model, label in zip(models, labels, strict=True)
@@ -239,7 +240,7 @@ def _records(
         mine = next(cell.spec for cell in family.cells[label] if cell.spec.name == name)
         records[name] = TensorRecord(mine, emr, own, float(norm), error)
     for cell, codec in family.own(label):
-        records[cell.spec.name] = record_of(cell, codec, finished[f"{cell.spec.name}.{label}"])
+        records[cell.spec.name] = record_of(cell, codec, finished[key_of(cell.spec.name, f".{label}")])
     return dict(sorted(records.items()))
 
 

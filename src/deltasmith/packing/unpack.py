@@ -1,4 +1,4 @@
-"""Unpacking: base and packed delta become the fine-tuned model's folder again."""
+"""Unpacking: base and delta, packed or a trainer's, become the fine-tuned model's folder again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from deltasmith.conversion import copy_model
 from deltasmith.errors import RefusedError, VerificationError, printable
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.packed import PackedDelta, PackedModel
+from deltasmith.packing.writing import open_base
 
 __all__ = ["open_packed_model", "unpack"]
 
@@ -32,7 +33,7 @@ def open_packed_model(packed: str | Path, base: str | Path | None = None) -> tup
         return opened, opened.checkpoint
     ground = open_model(str(base))
     if ground.checkpoint is None:
-        raise RefusedError("an adapter cannot be the base of a packed delta", where=printable(str(base)))
+        raise RefusedError(f"{ground.kind} cannot be the base of a packed delta", where=printable(str(base)))
     return opened, opened.packed.bind(ground.checkpoint)
 
 
@@ -42,12 +43,15 @@ def unpack(
     """Write the fine-tuned model that `packed` stands for to the folder `out`: base plus delta, rounded once.
 
     Tensors of lossless codecs are the fine-tuned model's to the bit, which is checked by their hashes; the others
-    are as near as `inspect` says. `options` are those of `conversion.copy_model`. An interrupted call resumes.
+    are as near as `inspect` says. A trainer's delta names no base: one must be given, and every tensor is exact.
+    `options` are those of `conversion.copy_model`. An interrupted call resumes.
 
     Raises:
         DamagedInputError: damaged, of a newer version, or another base. RefusedError: no base found, or as `merge`.
         VerificationError: a tensor that should be exact is not.
     """
+    if (trained := open_model(str(packed))).trainer is not None:
+        return _unpack_trained(trained, Path(packed), base, Path(out), options)
     opened, model = open_packed_model(packed, base)
     assert opened.packed is not None
     delta = opened.packed
@@ -56,6 +60,7 @@ def unpack(
         delta.decoder(name)  # arrays that cannot be a codec's are refused before anything is written
 
     def check(digests: dict[str, str]) -> None:
+        model.check_unchanged()
         _refuse_inexact(delta, digests)
 
     homes = [Path(file.path).parent for file in model.sources]
@@ -63,6 +68,23 @@ def unpack(
     return copy_model(
         model, opened, Path(packed), Path(out), kind="unpack", check=check, inputs=folders, **options
     )
+
+
+def _unpack_trained(
+    opened: OpenedModel, source: Path, base: str | Path | None, out: Path, options: dict[str, Any]
+) -> MergeResult:
+    """Write the model that a trainer's delta makes of its base; its own checksums are checked on the way."""
+    if base is None:
+        raise RefusedError(
+            "a trainer's delta does not say which model it changes",
+            where=printable(opened.source),
+            fix="give that model with --base",
+        )
+    ground = open_base(str(base))
+    assert opened.trainer is not None
+    assert ground.checkpoint is not None
+    model = opened.trainer.bind(ground.checkpoint)
+    return copy_model(model, opened, source, out, kind="unpack", base=ground, **options)
 
 
 def _refuse_inexact(delta: PackedDelta, digests: dict[str, str]) -> None:

@@ -82,24 +82,28 @@ class Resources:
 class Order:
     """All that decides a container's bytes.
 
-    `tasks` are coded in their order; `describe` turns what was written into label → tensor → record.
+    `tasks` are coded in their order; `describe` turns what was written into label → tensor → record. `ground` is
+    what is known of the base already; without it the base is hashed. Where nothing reads the base it may be None.
     """
 
-    base: OpenedModel
+    base: OpenedModel | None
     materials: tuple[Material, ...]
     tasks: tuple[CodingTask, ...]
     describe: Callable[[Finished], Mapping[str, Tensors]]
     notes: tuple[str, ...] = ()
+    ground: BaseRecord | None = None
 
     @property
     def models(self) -> list[tuple[str, OpenedModel]]:
         """Return every model on disk with its label, the base first; none twice."""
-        return [("base", self.base), *(pair for material in self.materials for pair in material.opened)]
+        given = [pair for material in self.materials for pair in material.opened]
+        return given if self.base is None else [("base", self.base), *given]
 
     @property
     def sources(self) -> list[Any]:
         """Return every file that is read, once."""
-        checkpoints = [self.base.checkpoint, *(material.checkpoint for material in self.materials)]
+        ground = [self.base.checkpoint] if self.base is not None else []
+        checkpoints = [*ground, *(material.checkpoint for material in self.materials)]
         return list(dict.fromkeys(source for c in checkpoints if c is not None for source in c.sources))
 
     @property
@@ -131,7 +135,7 @@ def open_base(base: str) -> OpenedModel:
     ground = open_model(base)
     if ground.checkpoint is None or ground.packed is not None:
         raise RefusedError(
-            "an adapter or packed delta cannot be the base of another",
+            f"{ground.kind} cannot be the base of another delta",
             where=printable(base),
             fix="unpack it first",
         )
@@ -180,15 +184,14 @@ def write(
         PackedOutput.open(out, order.key, keys, inputs=_roots(order.models), overwrite=overwrite) as output,
     ):
         digests = background.submit(hash_files, order.models, stop)
-        assert order.base.checkpoint is not None
-        print_of = background.submit(fingerprint, order.base.checkpoint, lambda: stop.asked)
+        ground = background.submit(_ground, order, stop)
         try:
             _code(order, output, resources)
         except BaseException:
             stop.ask()  # nobody will want the hashes
             raise
         resources.progress.phase("checking the inputs", 0)
-        document, inputs = _document(order, output, print_of.result()), digests.result()
+        document, inputs = _document(order, output, ground.result()), digests.result()
         if stop.asked:  # some inputs may have no hash
             raise InterruptedRunError("interrupted", fix="run the same command again to resume")
         nbytes = output.size_with(document)
@@ -227,9 +230,18 @@ def _roots(models: Sequence[tuple[str, OpenedModel]]) -> list[Path]:
     return [p for _, m in models for p in ([m.folder] if m.folder else [Path(s.path) for s in m.files])]
 
 
-def _document(order: Order, output: PackedOutput, print_of_base: str) -> Document:
+def _ground(order: Order, stop: Stop) -> BaseRecord:
+    """Say which base it is, by its fingerprint."""
+    if order.ground is not None:
+        return order.ground
+    assert order.base is not None
+    assert order.base.checkpoint is not None
+    found = fingerprint(order.base.checkpoint, lambda: stop.asked)
+    return BaseRecord(shown_source(order.base.name), order.base.revision, found)
+
+
+def _document(order: Order, output: PackedOutput, base: BaseRecord) -> Document:
     """Describe everything that was written."""
-    base = BaseRecord(shown_source(order.base.name), order.base.revision, print_of_base)
     sources = {m.label: {"name": shown_source(m.name), "revision": m.revision} for m in order.materials}
     deltas = order.describe(output.finished)
     return Document(__version__, base, deltas, output.hashes(), sources, order.notes)

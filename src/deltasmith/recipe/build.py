@@ -105,7 +105,8 @@ def _checkpoint(model: OpenedModel | Built, label: str) -> Checkpoint:
     if isinstance(model, Built):
         return Evaluator(model.plan)
     if model.checkpoint is None:
-        raise RefusedError("an adapter is not a model by itself", where=label, fix="give it a `base`")
+        fix = "name a whole model" if label == "base" else "name the model it changes as the recipe's `base`"
+        raise RefusedError(f"{model.kind} is not a model by itself", where=label, fix=fix)
     if isinstance(model.checkpoint, PackedModel):
         _ = model.checkpoint.base  # found and checked now, not when the first value is read
     return model.checkpoint
@@ -118,6 +119,8 @@ def _column(entry: ModelEntry, model: OpenedModel | Built, base: Checkpoint | No
         return Column(
             entry.label, PackedColumn(packed), entry.weight, edits, packed.holds_delta, tied=_tied(model)
         )
+    if isinstance(model, OpenedModel) and model.trainer is not None and base is not None:
+        return Column(entry.label, model.trainer.bind(base), entry.weight, edits)
     if isinstance(model, Built) or model.adapter is None:
         tied = _tied(_on_disk(model))
         return Column(entry.label, _checkpoint(model, entry.label), entry.weight, edits, tied=tied)
@@ -183,7 +186,7 @@ def _compare(
         yield from padded_vocabulary(home.folder, home.checkpoint.specs, home_label)
     for label, model in zip(recipe.labels, models, strict=True):
         other = _on_disk(model)
-        if other.folder is None or home.folder is None or other.adapter is not None:
+        if other.folder is None or home.folder is None or other.adapter is not None or other.trainer:
             continue
         compare_vocabularies(home.folder, home_label, other.folder, label)
         yield from compare_templates(home.folder, home_label, other.folder, label)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-__all__ = ["Depths", "layer_of", "matches", "projection_of"]
+__all__ = ["Depths", "layer_of", "matches", "numbered", "projection_of"]
 
 _LAYER = re.compile(r"^(?P<stack>.*?)(?:^|[._:/])(?P<number>\d+)(?=[._:/])")
 _FIRST = ("embed", "wte", "wpe", "word_embedding", "patch", "conv_in", "stem")
@@ -37,6 +37,26 @@ def projection_of(name: str) -> str:
 def matches(glob: str, name: str) -> bool:
     """Tell whether a shell-style glob (`*`, `?`, `[...]`, case-sensitive) matches the whole name."""
     return fnmatchcase(name, glob)
+
+
+def numbered(names: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:
+    """Return the names, those that come twice (or are reserved) with their position behind them; none twice.
+
+    >>> numbered(["a", "a", "a-0", "b"]), numbered(["base"], reserved=["base"])
+    (['a-0-0', 'a-1', 'a-0', 'b'], ['base-0'])
+    """
+    given = list(names)
+    taken = {*reserved, *(name for name in given if given.count(name) == 1)}
+    found = []
+    for position, name in enumerate(given):
+        label = name
+        while given.count(name) > 1 or name in reserved:
+            label = f"{label}-{position}"
+            if label not in taken:
+                break
+        taken.add(label)
+        found.append(label)
+    return found
 
 
 @dataclass(frozen=True)
