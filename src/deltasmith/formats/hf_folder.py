@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from deltasmith.errors import DamagedInputError, printable
 from deltasmith.formats.fp8 import refuse_packed_config, refuse_packed_tensors, without_fp8
 from deltasmith.formats.json_file import read_json_object
@@ -132,6 +135,10 @@ class ShardedCheckpoint:
     def raw(self, name: str, start: int, stop: int) -> bytes:
         """Return the stored bytes of elements [start, stop)."""
         return self._shard_of[name].raw(name, start, stop)
+
+    def raw_into(self, name: str, start: int, out: npt.NDArray[np.uint8]) -> None:
+        """Write the stored bytes from element `start` on into `out`."""
+        self._shard_of[name].raw_into(name, start, out)
 
 
 def open_folder(path: str | Path) -> Folder:

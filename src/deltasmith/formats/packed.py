@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deltasmith.codecs.protocol import Array, Cell, Codec, Decoder, Words, numpy_type, read_any
 from deltasmith.errors import DamagedInputError, RefusedError, printable
@@ -25,10 +26,11 @@ from deltasmith.formats.packed_document import (
     read_document,
     refuse_newer,
 )
+from deltasmith.formats.rooms import Rooms
 from deltasmith.formats.safetensors_reader import Files, Identity, SafetensorsFile, refuse_changed
 from deltasmith.kernels.decode import decode
 from deltasmith.kernels.encode import ENCODABLE, encode
-from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
+from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec, raw_into
 
 __all__ = [
     "PACKED_NAME",
@@ -309,18 +311,21 @@ def comparable(spec: Spec, base: Spec | None) -> bool:
     return base.dtype == spec.dtype or (base.dtype.floating and spec.dtype.name in ENCODABLE)
 
 
-def predict(base: Checkpoint | None, name: str, spec: Spec, start: int, stop: int) -> Words:
-    """Return the base's elements [start, stop) as words of the fine-tuned tensor's type; zeros without a base."""
-    kind = f"u{spec.dtype.itemsize}"
+def predict(base: Checkpoint | None, name: str, spec: Spec, start: int, stop: int, rooms: Rooms) -> Words:
+    """Return the base's elements [start, stop) as words of the fine-tuned tensor's type; zeros without a base.
+
+    They lie in a buffer of the calling thread, which the next call overwrites.
+    """
+    out = rooms.take("predicted", (stop - start) * spec.dtype.itemsize, np.uint8)
     if base is None:
-        return np.zeros(stop - start, kind)
-    if base.specs[name].dtype == spec.dtype:
-        return np.frombuffer(base.raw(name, start, stop), kind)
-    values = np.empty(stop - start, np.float32)
-    base.read(name, start, values)
-    out = np.empty((stop - start) * spec.dtype.itemsize, np.uint8)
-    encode(spec.dtype.name, values, out)
-    return out.view(kind)
+        out[:] = 0
+    elif base.specs[name].dtype == spec.dtype:
+        raw_into(base, name, start, out)
+    else:
+        values = rooms.take("to predict", stop - start)
+        base.read(name, start, values)
+        encode(spec.dtype.name, values, out)
+    return out.view(f"u{spec.dtype.itemsize}")
 
 
 class PackedModel:
@@ -334,6 +339,7 @@ class PackedModel:
         self._found: list[tuple[str, Identity]] = []
         self._decoders: OrderedDict[str, Decoder] = OrderedDict()
         self._lock = threading.RLock()
+        self._rooms = Rooms()
         self.specs: Mapping[str, Spec] = {name: record.spec for name, record in delta.tensors.items()}
 
     @property
@@ -368,33 +374,39 @@ class PackedModel:
         """Write elements [start, start + out.size) of the fine-tuned tensor: unrounded, where a delta is added."""
         domain = self.delta.codec(name).domain
         if domain == "stored":
-            raw = np.frombuffer(self.raw(name, start, start + out.size), np.uint8)
-            decode(self.specs[name].dtype.name, raw, out)
+            dtype = self.specs[name].dtype
+            raw = self._rooms.take("words", out.size * dtype.itemsize, np.uint8)
+            self.raw_into(name, start, raw)
+            decode(dtype.name, raw, out)
             return
         self._decode(name, start, out)
         if domain == "delta":
-            ground = np.empty_like(out)
+            ground = self._rooms.take("base", out.size)
             self.base.read(name, start, ground)
             out += ground
 
     def raw(self, name: str, start: int, stop: int) -> bytes | memoryview:
         """Return the stored bytes of the fine-tuned tensor: exact, or base plus delta rounded to its type."""
-        spec = self.specs[name]
         self._decoder(name)  # which knows whether there is such a tensor, before room is made for it
+        out = np.empty((stop - start) * self.specs[name].dtype.itemsize, np.uint8)
+        self.raw_into(name, start, out)
+        return out.data
+
+    def raw_into(self, name: str, start: int, out: npt.NDArray[np.uint8]) -> None:
+        """Write what `raw` returns, from element `start` on, into 1-D `out`."""
+        spec, rooms = self.specs[name], self._rooms
         if self.delta.codec(name).domain == "stored":
-            words = np.empty(stop - start, f"u{spec.dtype.itemsize}")
             base = self.base if self.delta.tensors[name].against_base else None
-            self._decode(name, start, words, lambda at, end: predict(base, name, spec, at, end))
-            return words.view(np.uint8).data
-        values = np.empty(stop - start, np.float32)
+            words = out.view(f"u{spec.dtype.itemsize}")
+            self._decode(name, start, words, lambda at, end: predict(base, name, spec, at, end, rooms))
+            return
+        values = rooms.take("values", out.size // spec.dtype.itemsize)
         self.read(name, start, values)
-        out = np.empty(values.size * spec.dtype.itemsize, np.uint8)
         if lost := encode(spec.dtype.name, values, out):
             raise RefusedError(
                 f"{lost} or more values of {printable(name, 120)} do not fit {spec.dtype}",
                 where=self.delta.where,
             )
-        return out.data
 
     def _decode(
         self, name: str, start: int, out: Array, ahead: Callable[[int, int], Words] | None = None
@@ -434,3 +446,7 @@ class PackedColumn:
     def raw(self, name: str, start: int, stop: int) -> bytes | memoryview:
         """Return the stored bytes of the fine-tuned tensor."""
         return self.model.raw(name, start, stop)
+
+    def raw_into(self, name: str, start: int, out: npt.NDArray[np.uint8]) -> None:
+        """Write the stored bytes of the fine-tuned tensor into `out`."""
+        self.model.raw_into(name, start, out)

@@ -195,6 +195,13 @@ class SafetensorsFile:
                 position += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def raw_into(self, name: str, start: int, out: npt.NDArray[np.uint8]) -> None:
+        """Write the stored bytes from element `start` on into 1-D `out`. Raises what `raw` raises."""
+        width = self.header.specs[name].dtype.itemsize
+        _, position = self._locate(name, start, start + out.size // width)
+        with self._files.descriptor(self.path, self.identity) as descriptor:
+            self._fill(descriptor, out.data, position, name)
+
     def check_unchanged(self) -> None:
         """Refuse if the file is no longer the one that was opened: replaced, resized or written to.
 

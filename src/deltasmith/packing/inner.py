@@ -50,6 +50,8 @@ Three = tuple[float, float, float]
 _SPAN = 16 * BLOCK
 _SIGNS = 1 << 24
 """Signs of one row that a job compares at once: 2 MiB of each."""
+_AT_ONCE = 1 << 27
+"""Signs of all rows that a job holds."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,8 @@ class _SignPair:
     def spans(self) -> Iterator[tuple[int, int]]:
         """Cut where a scale changes; where none does, at whole words."""
         size, width = self.a.size, self.width
-        step = _SIGNS if width == size else max(1, _SIGNS // width) * width
+        signs = max(1, min(_SIGNS, _AT_ONCE // len(self.rows)) // WORD) * WORD
+        step = signs if width == size else max(1, signs // width) * width
         for start in range(0, size, step):
             yield start, min(size, start + step)
 

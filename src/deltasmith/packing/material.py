@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,14 @@ from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.packed import comparable, predict
+from deltasmith.formats.rooms import Rooms
 from deltasmith.kernels.encode import encode
 from deltasmith.operation.randomness import cell_key
 from deltasmith.planning.plan import Plan
 from deltasmith.recipe.build import Built, build
 from deltasmith.recipe.checks import from_dict, load
 from deltasmith.recipe.model import to_mapping
-from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
+from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec, raw_into
 
 __all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather", "open_statistics"]
 
@@ -111,22 +111,6 @@ def _from_plan(built: Built, name: str, label: str, threads: int, stop: Stop) ->
     return Material(label, name, model, built.side.folder, inputs, tuple(built.plan.warnings), recipe=recipe)
 
 
-class Rooms:
-    """Float32 buffers of each thread, used again and again by all tensors: fresh memory is expensive."""
-
-    def __init__(self) -> None:
-        """Hold nothing yet."""
-        self._local = threading.local()
-
-    def take(self, which: str, size: int) -> Floats:
-        """Return this thread's buffer of that name, cut to `size`; its next use overwrites it."""
-        kept = self._local.__dict__
-        if which not in kept or kept[which].size < size:
-            kept[which] = np.empty(size, np.float32)
-        room: Floats = kept[which][:size]
-        return room
-
-
 @dataclass(frozen=True)
 class CellValues:
     """The values of one tensor as a codec's domain asks for them."""
@@ -142,9 +126,10 @@ class CellValues:
         """Return elements [start, stop): a delta, weights, or words with their prediction."""
         name = self.spec.name
         if self.domain == "stored":
-            raw = self.model.raw(name, start, stop)
-            words = np.frombuffer(raw, f"u{self.spec.dtype.itemsize}")
-            return words, predict(self.base, name, self.spec, start, stop)
+            raw = self.rooms.take("words", (stop - start) * self.spec.dtype.itemsize, np.uint8)
+            raw_into(self.model, name, start, raw)
+            words = raw.view(f"u{self.spec.dtype.itemsize}")
+            return words, predict(self.base, name, self.spec, start, stop, self.rooms)
         out = self.rooms.take("values", stop - start)
         if self.domain == "weight" or self.base is None:
             self.model.read(name, start, out)

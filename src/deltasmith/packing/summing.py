@@ -86,7 +86,8 @@ def summed(
 
     All other tensors are base + Σ weight · delta, rounded once to the element type that `deltasmith merge` of the
     same models (`merge: sum`) writes, and kept losslessly; for these the base is needed, and looked for as `unpack`
-    does if `base` is None. The container's notes say how many tensors went which way.
+    does if `base` is None. So are tensors whose element types differ among the terms, or from what that merge writes.
+    The container's notes say how many tensors went which way.
 
     Equal to that merge: to the bit where a tensor is kept losslessly or sparse; in packed form up to the rounding of
     every scale to float32, of the factors to their type (float32 where a weight is no power of two), and of each

@@ -44,8 +44,8 @@ def vote(
     in the vote: they become base + the mean of the deltas, rounded and kept losslessly as by `summed` with weights
     of 1 / models, which needs the base.
 
-    `options` and errors are those of `summed`. This vote is our own: a majority of signs as in MajoritySign or the
-    election of TIES without magnitudes, for deltas that have no other magnitudes.
+    `options` and errors are those of `summed`. The rule is our own: the election of TIES (arXiv 2306.01708) weighs
+    signs by magnitudes, which 1-bit deltas do not have element by element; here each model counts once.
     """
     given = Terms.of([(1.0 / max(1, len(deltas)), delta) for delta in deltas], base)
     settings = Settings.of(out, **options)
@@ -167,7 +167,7 @@ class _ValueVote:
             [float(np.abs(delta[at : at + BLOCK]).sum(dtype=np.float64)) for delta in deltas]
             for at in range(0, len(values), BLOCK)
         ]
-        return Coded({"signs": pack_flags(elected >= 0)}, magnitudes)
+        return Coded({"signs": pack_flags(elected > 0)}, magnitudes)
 
     def finish(self, tallies: Sequence[Any]) -> Ending:
         blocks = [row for tally in tallies for row in tally]
