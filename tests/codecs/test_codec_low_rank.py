@@ -172,6 +172,6 @@ def test_ranges_within_and_across_experts_are_those_of_the_whole():
 
 
 def test_the_memory_it_announces_covers_a_whole_decomposition():
-    small, large = (LowRank(rank=r).workspace((1024, 1024)) for r in (8, 1024))
+    small, large = (LowRank(rank=r).workspace(cell((1024, 1024))) for r in (8, 1024))
     assert 4 * 8 * 2048 < small < 4 * 1024 * 1024
     assert large > 4 * (1024 * 1024 * 2)

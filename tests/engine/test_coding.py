@@ -187,7 +187,7 @@ def test_values_that_a_codec_cannot_take_are_told_with_the_tensor():
 class Large(Codec):
     """Says that it needs a lot."""
 
-    def workspace(self, shape):
+    def workspace(self, cell):
         return 300 << 20
 
     def encoder(self, cell):

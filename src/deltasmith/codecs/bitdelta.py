@@ -85,9 +85,9 @@ class BitDelta(Codec):
         """
         return max(1.0, self.magnitude - 1.0)
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the bytes of a block's signs and zeros, and of the sums of its segments."""
-        width = row_width("", shape) if self.scale == "row" else BLOCK
+        width = row_width(cell.spec.name, cell.spec.shape) if self.scale == "row" else BLOCK
         return BLOCK // 4 + BLOCK + 48 * (BLOCK // min(width, PIECE))
 
     def encoder(self, cell: Cell) -> Encoder:

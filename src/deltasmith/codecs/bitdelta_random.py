@@ -74,7 +74,7 @@ class BitDeltaRandom(Codec):
         """Return √(1 + t²) for the largest t: (|δ| - αt)² is at most δ² + α²t², and n·α² at most Σδ²."""
         return float(np.sqrt(1 + _magnitudes(self.distribution, self.spread)[-1] ** 2))
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the bytes of a block's signs and zeros, and of a piece's draws."""
         return BLOCK // 4 + BLOCK + 32 * PIECE
 

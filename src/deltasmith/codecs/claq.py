@@ -43,6 +43,7 @@ Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 _WIDEST = 8
+_FEEDBACK = 24  # bytes per element of the Gram matrix: itself, and its factor in float64 on the way
 
 
 class Claq(WholeCodec):
@@ -112,9 +113,11 @@ class Claq(WholeCodec):
         """Refuse vectors and scalars."""
         return super().refusal(cell) or ("" if len(cell.spec.shape) > 1 else "it is not a matrix")
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
-        """Count the transposed values, their codes before and after packing, and the arrays of one column."""
-        return math.prod(shape) * 6 + 64 * (shape[0] if shape else 1) * (1 << math.ceil(self.bits))
+    def workspace(self, cell: Cell) -> int:
+        """Count the transposed values, their codes before and after packing, the arrays of one column, and what error feedback holds."""
+        shape = cell.spec.shape
+        plain = cell.spec.size * 6 + 64 * (shape[0] if shape else 1) * (1 << math.ceil(self.bits))
+        return plain if cell.gram is None else plain + _FEEDBACK * math.prod(shape[1:]) ** 2
 
     def encode(self, values: Array, cell: Cell, predicted: Words | None = None) -> dict[str, Array]:
         """Code a whole tensor.

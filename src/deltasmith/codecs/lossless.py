@@ -72,7 +72,7 @@ class Lossless(Codec):
         """Refuse nothing."""
         return ""
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the scratch of one thread: words twice, tokens, compressed bytes; of 8 bytes, the widest."""
         return 4 * 8 * BLOCK
 

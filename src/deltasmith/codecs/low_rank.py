@@ -108,8 +108,9 @@ class LowRank(WholeCodec):
         """Refuse what is no matrix."""
         return super().refusal(cell) or ("it is no matrix" if len(cell.spec.shape) < 2 else "")
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the bytes of the factors and of a decomposition of one matrix beside its values."""
+        shape = cell.spec.shape
         experts, m, n = (shape[0], *shape[1:]) if len(shape) == 3 else (1, shape[0], math.prod(shape[1:]))
         rank = self.target.most((m, n))
         factors = 3 * 4 * experts * rank * (m + n)

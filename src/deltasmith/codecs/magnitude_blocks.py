@@ -50,9 +50,9 @@ class MagnitudeBlocks(WholeCodec):
     zero: SignZero = "zero"
     """The sign of an element of exactly 0: zero, which keeps it 0 (the paper's formula), minus, or plus."""
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the bytes of the magnitudes and their partition, or of the block numbers and bits."""
-        return 9 * int(np.prod(shape, dtype=np.int64)) + (1 << 20)
+        return 9 * cell.spec.size + (1 << 20)
 
     def encode(self, values: Array, cell: Cell, predicted: Words | None = None) -> dict[str, Array]:
         """Code a whole tensor."""

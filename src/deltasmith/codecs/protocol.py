@@ -166,7 +166,7 @@ def read_any(
 class Codec(Record):
     """One tensor ↔ named arrays. Subclasses define `encoder` and `decoder`, or are a `WholeCodec`.
 
-    `workspace(shape)` is the bytes that coding one block of such a tensor takes beyond its values.
+    `workspace(cell)` is the bytes that coding one block of such a tensor takes beyond its values.
     """
 
     lossless: ClassVar[bool] = False
@@ -188,7 +188,7 @@ class Codec(Record):
         """Say why this codec cannot code such a tensor, in a few words; empty if it can."""
         return "" if cell.spec.dtype.floating else f"its elements are {cell.spec.dtype}"
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the bytes that coding one block takes beyond its values."""
         return 0
 

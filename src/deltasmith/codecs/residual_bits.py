@@ -37,9 +37,9 @@ class ResidualBits(WholeCodec):
     zero: Literal["minus", "plus"] = "minus"
     """The sign of a residual of exactly 0: minus (the paper) or plus (the released code)."""
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the bytes of the residual and of the masks."""
-        size = int(np.prod(shape, dtype=np.int64))
+        size = cell.spec.size
         return 4 * size + (self.passes + 1) * packed_size(size)
 
     def encode(self, values: Array, cell: Cell, predicted: Words | None = None) -> dict[str, Array]:

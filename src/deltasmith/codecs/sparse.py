@@ -82,7 +82,7 @@ class Sparse(Codec):
         """Return the largest relative error of one rounding; 0 for float32."""
         return _BOUND[self.values]
 
-    def workspace(self, shape: tuple[int, ...]) -> int:
+    def workspace(self, cell: Cell) -> int:
         """Return the bytes of a block's nonzeros, rounded and not."""
         return 4 * 4 * _BLOCK
 

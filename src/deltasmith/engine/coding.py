@@ -29,7 +29,7 @@ _AHEAD = 64 << 20
 """Bytes that may wait for their turn."""
 _RESERVED = 192 << 20
 _FLOAT = 4
-_ARRAYS = 4  # values, base, and what coding a block holds beside them
+_ARRAYS = 2  # values and base; what coding a block takes beside them, the codec tells
 
 
 class Values(Protocol):
@@ -94,7 +94,7 @@ class CodingTask:
     def needs(self) -> int:
         """Count the bytes that one job takes."""
         elements = min(self.cell.spec.size, self.span)
-        return elements * _FLOAT * _ARRAYS + self.codec.workspace(self.cell.spec.shape)
+        return elements * _FLOAT * _ARRAYS + self.codec.workspace(self.cell)
 
 
 def workers_within(tasks: Sequence[CodingTask], memory: int, threads: int) -> int:

@@ -229,7 +229,7 @@ def _sparse(cell: Cell, parts: Sequence[Part]) -> CodingTask:
     readers = tuple(DeltaReader(delta, no_base) for _, delta in parts)
     values = _SumValues(cell.spec.name, readers, tuple(weight for weight, _ in parts), Rooms())
     tile = 4 * min(cell.spec.size, 16 * BLOCK)
-    return ArrayTask(cell, codec, values, room=(len(parts) + 3) * tile + codec.workspace(cell.spec.shape))
+    return ArrayTask(cell, codec, values, room=(len(parts) + 3) * tile + codec.workspace(cell))
 
 
 def _is_power_of_two(weight: float) -> bool:
