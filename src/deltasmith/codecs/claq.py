@@ -114,7 +114,7 @@ class Claq(WholeCodec):
         return super().refusal(cell) or ("" if len(cell.spec.shape) > 1 else "it is not a matrix")
 
     def workspace(self, cell: Cell) -> int:
-        """Count the transposed values, their codes before and after packing, the arrays of one column, and what error feedback holds."""
+        """Count the values transposed, their codes, the arrays of a column, and what error feedback holds."""
         shape = cell.spec.shape
         plain = cell.spec.size * 6 + 64 * (shape[0] if shape else 1) * (1 << math.ceil(self.bits))
         return plain if cell.gram is None else plain + _FEEDBACK * math.prod(shape[1:]) ** 2
