@@ -20,7 +20,7 @@ from deltasmith.formats import array_file
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import open_packed
 from deltasmith.packing import pack
-from deltasmith.packing.pack import label_of
+from deltasmith.packing.single import label_of
 from models import (
     BF16,
     config,

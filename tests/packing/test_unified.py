@@ -11,7 +11,7 @@ from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.formats.packed import open_packed
 from deltasmith.packing.command import pack_models
 from deltasmith.packing.unified import pack_unified
-from deltasmith.packing.unpack import unpack
+from deltasmith.packing.unpacking import unpack
 
 NAMES = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight")
 

@@ -33,7 +33,7 @@ def command(packed: str, out: str, as_json: bool, quiet: bool, **options: Any) -
     Nothing appears under OUT before everything is right; an interrupted run resumes when repeated.
     """
     from deltasmith.cli.display import interruptible, progress
-    from deltasmith.packing.unpack import unpack
+    from deltasmith.packing.unpacking import unpack
 
     with progress(quiet or as_json) as bar, interruptible() as stop:
         result = unpack(packed, out, progress=bar, stop=stop, **options)

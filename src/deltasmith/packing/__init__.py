@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deltasmith.packing.inspection import Inspection, inspect
-from deltasmith.packing.pack import PackResult, pack
-from deltasmith.packing.unpack import unpack
+from deltasmith.packing.single import PackResult, pack
+from deltasmith.packing.unpacking import unpack
 
 __all__ = ["Inspection", "PackResult", "inspect", "pack", "unpack"]

@@ -29,7 +29,7 @@ from deltasmith.formats.packed import PackedDelta
 from deltasmith.formats.packed_document import TensorRecord, is_label
 from deltasmith.packing.forms import PackedLike, base_of, open_delta, refuse_other_bases, source_of
 from deltasmith.packing.material import CellValues, Material, PlanModel, Rooms, cell_of
-from deltasmith.packing.pack import label_of
+from deltasmith.packing.single import label_of
 from deltasmith.packing.writing import Finished, Order, PackResult, Resources, record_of, write
 from deltasmith.recipe.build import build
 from deltasmith.recipe.checks import from_dict

@@ -8,7 +8,7 @@ from typing import Any
 from deltasmith.errors import RecipeError
 from deltasmith.formats.trainer_delta import Encoding
 from deltasmith.packing.choosing import LINEARS
-from deltasmith.packing.pack import PackResult, pack
+from deltasmith.packing.single import PackResult, pack
 
 __all__ = ["pack_models"]
 

@@ -18,7 +18,7 @@ from deltasmith.packing.budget import Choice, Option, choose
 from deltasmith.packing.candidates import CANDIDATES, Read, candidates, measure
 from deltasmith.packing.choosing import LINEARS, Rule, choose_all, rules_of
 from deltasmith.packing.material import CellValues, Material, Rooms, gather, open_statistics
-from deltasmith.packing.pack import CodecLike, cells_of, label_for, order_of
+from deltasmith.packing.single import CodecLike, cells_of, label_for, order_of
 from deltasmith.packing.writing import OverLimitError, PackResult, Resources, open_base, write
 
 __all__ = ["pack_within"]

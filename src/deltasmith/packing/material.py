@@ -15,9 +15,12 @@ from deltasmith.engine.values import refuse_nonfinite
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.fingerprint import sha256_of
+from deltasmith.formats.hf_folder import ShardedCheckpoint
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.packed import comparable, predict
 from deltasmith.formats.rooms import Rooms
+from deltasmith.formats.safetensors_reader import SafetensorsFile
+from deltasmith.kernels.decode import subtract_bfloat16
 from deltasmith.kernels.encode import encode
 from deltasmith.operation.randomness import cell_key
 from deltasmith.planning.plan import Plan
@@ -29,6 +32,8 @@ from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec, ra
 __all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather", "open_statistics"]
 
 _RECIPES = (".yaml", ".yml")
+_FILES = (SafetensorsFile, ShardedCheckpoint)
+_PIECE = 1 << 18  # elements whose words are still in cache when they are subtracted
 
 
 class PlanModel:
@@ -133,12 +138,33 @@ class CellValues:
         out = self.rooms.take("values", stop - start)
         if self.domain == "weight" or self.base is None:
             self.model.read(name, start, out)
+        elif self._halves():
+            self._subtract_halves(start, out)
+            return out, None
         else:
             ground = self.rooms.take("base", stop - start)
             self.base.read(name, start, ground)
             self._difference(start, ground, out)
         refuse_nonfinite(out, name, start, self.label)
         return out, None
+
+    def _halves(self) -> bool:
+        """Tell whether both tensors lie in files as bfloat16, the common case, which has a faster way."""
+        both = (self.model, self.base)
+        kinds = [c.specs[self.spec.name].dtype.name for c in both if isinstance(c, _FILES)]
+        return kinds == ["bfloat16", "bfloat16"]
+
+    def _subtract_halves(self, start: int, out: Floats) -> None:
+        name = self.spec.name
+        for at in range(0, out.size, _PIECE):
+            part = out[at : at + _PIECE]
+            mine = self.rooms.take("words", part.size, np.uint16)
+            ground = self.rooms.take("base words", part.size, np.uint16)
+            assert self.base is not None
+            raw_into(self.model, name, start + at, mine.view(np.uint8))
+            raw_into(self.base, name, start + at, ground.view(np.uint8))
+            if not subtract_bfloat16(mine, ground, part):
+                refuse_nonfinite(part, name, start + at, self.label)
 
     def _difference(self, start: int, ground: Floats, out: Floats) -> None:
         read = getattr(self.model, "read_difference", None)

@@ -14,7 +14,7 @@ from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.trainer_delta import Encoding
 from deltasmith.formats.trainer_delta_writer import write_trainer_delta
 from deltasmith.packing.material import gather
-from deltasmith.packing.pack import PackResult, label_of
+from deltasmith.packing.single import PackResult, label_of
 from deltasmith.packing.writing import open_base
 
 __all__ = ["pack_trained"]

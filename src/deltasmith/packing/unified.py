@@ -33,7 +33,7 @@ from deltasmith.merges.emr import RESCALERS
 from deltasmith.operation.protocols import BLOCK
 from deltasmith.packing.choosing import Rule, choose_all, rules_of
 from deltasmith.packing.material import CellValues, Material, Rooms, gather
-from deltasmith.packing.pack import cells_of, label_of
+from deltasmith.packing.single import cells_of, label_of
 from deltasmith.packing.writing import Finished, Order, PackResult, Resources, open_base, record_of, write
 from deltasmith.surveys.sums import Totals
 from deltasmith.table.checkpoint import Checkpoint, Floats, Spec
