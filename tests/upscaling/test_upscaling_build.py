@@ -29,7 +29,7 @@ from deltasmith.evaluate.language import Continuation
 from deltasmith.evaluate.models.opening import open_language_model
 from deltasmith.formats.output import Output
 from deltasmith.lab import family_folder
-from deltasmith.packing.pack import pack
+from deltasmith.packing.single import pack
 from deltasmith.upscaling import build
 from deltasmith.upscaling.build import upscale
 from models import draw, neighbours, read_model, tree, tuned, write_adapter, write_fp8, write_model
@@ -75,7 +75,12 @@ def test_what_is_written(made):
     assert manifest["lineage"] == {"base": "base", "merge": "upscale:smile", "parents": ["m0", "m1"]}
     assert manifest["tensors"][f"{up}.weight"]["from"] == "base"
     assert manifest["tensors"][f"{up}.smile_u"]["from"] == "merged"
-    assert str(made) not in (made / "out" / "manifest.json").read_text()
+    card = (made / "out" / "README.md").read_text()
+    assert "merge upscale:smile" in card
+    assert "| m1 | m1 | expert |" in card
+    assert "expert_rank: 8" in card
+    for name in ("manifest.json", "README.md"):
+        assert str(made) not in (made / "out" / name).read_text()
 
 
 def test_the_same_bytes_again(made):
@@ -177,7 +182,10 @@ def test_twin(made):
     torch.testing.assert_close(
         model.get_submodule(name)(x), x @ torch.from_numpy(experts[1][f"{name}.weight"]).T, atol=1e-5, rtol=0
     )
-    assert result.notes == ("6 embeddings and norms have no gate: they are mixed only by given weights",)
+    assert result.notes == (
+        "6 embeddings and norms have no gate: they are mixed only by given weights",
+        "no input states a licence, so the card states none",
+    )
     manifest = json.loads((made / "out" / "manifest.json").read_text())
     assert manifest["recipe"]["upscale"]["shared_scale"] == 0.3
     assert {t["from"] for t in manifest["tensors"].values()} == {"merged"}

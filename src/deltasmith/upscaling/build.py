@@ -16,6 +16,7 @@ from deltasmith import __version__
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import MissingExtraError, RecipeError, RefusedError, printable
+from deltasmith.formats.card import CARD_NAME, Parent, licence_of, model_card
 from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.fp8 import Dequantised
 from deltasmith.formats.json_file import read_json_object
@@ -24,10 +25,14 @@ from deltasmith.formats.manifest import Lineage, Manifest, TensorRecord
 from deltasmith.formats.output import Output
 from deltasmith.formats.publish import CONFIG_NAME, side_files
 from deltasmith.recipe.publication import input_record
+from deltasmith.recipe.yaml_file import to_yaml
 from deltasmith.table.names import matches
+from deltasmith.upscaling.examples import RouterReport
+from deltasmith.upscaling.examples import router_data as checked_data
 from deltasmith.upscaling.factors import splitter
 from deltasmith.upscaling.inputs import Inputs, open_inputs
 from deltasmith.upscaling.job import Job, check_stop
+from deltasmith.upscaling.router_job import RouterJob, prepare_router
 from deltasmith.upscaling.settings import Settings, config_document, weights_of
 
 if TYPE_CHECKING:
@@ -42,7 +47,10 @@ _NAMES = ("linears", "embeddings", "norms")
 
 @dataclass(frozen=True)
 class Upscaled:
-    """What was written: sizes in parameters and bytes, which linears are mixtures, and what was left out."""
+    """What was written: sizes in parameters and bytes, how many linears are mixtures, what was left out.
+
+    `router` tells how a trained router does.
+    """
 
     out: str
     experts: tuple[str, ...]
@@ -52,10 +60,12 @@ class Upscaled:
     bytes_written: int
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    router: RouterReport | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        found = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        return {**found, "router": None if self.router is None else self.router.as_json()}
 
 
 def upscale(
@@ -72,6 +82,9 @@ def upscale(
     where: str = "*",
     labels: Sequence[str] | None = None,
     weights: Mapping[str, float] | Sequence[float] | None = None,
+    router_data: Mapping[str, Sequence[str]] | None = None,
+    router_epochs: int = 50,
+    router_seed: int = 0,
     shard_size: int = _SHARD,
     overwrite: bool = False,
     device: str = "cpu",
@@ -85,7 +98,9 @@ def upscale(
     best count (default 1). Everything else is the base's. The preset `twin` puts base + shared_scale · Σ δ in the
     base's place for every tensor, what an expert differs from that in the experts' places, cut to int(density ·
     min(out, in)) triplets instead of to `expert_rank`, and lets all experts count (top_k: all of them).
-    `weights` overrule the gates until a caller sets others. `device` is where singular values are computed.
+    `weights` overrule the gates until a caller sets others. `router_data` holds example inputs of each expert by
+    label: a router is trained on them (`twin` only) which weighs the experts for each row of a batch, in place of
+    the gates; the shared expert is held in memory for it. `device` is where singular values and that are computed.
 
     Raises:
         RecipeError: numbers out of range, by name. MissingExtraError: torch or transformers are not installed.
@@ -110,9 +125,15 @@ def upscale(
         weights=None if weights is None else weights_of(weights, names),
     )
     settings.check()
+    router = None
+    if router_data is not None:
+        data = checked_data(router_data, names, seed=router_seed, epochs=router_epochs)
+        router = prepare_router(inputs, settings, data)
+        settings = replace(settings, router=router.shape)
     job = _plan(inputs, settings, shared_scale if twin else 0.0, where, progress or Silent(), stop or Stop())
-    layout = plan_layout([*inputs.specs.values(), *job.added()], shard_size)
-    stamp = _stamp(inputs, settings, job, layout)
+    added = [*job.added(), *([] if router is None else router.added())]
+    layout = plan_layout([*inputs.specs.values(), *added], shard_size)
+    stamp = _stamp(inputs, settings, job, layout, {} if router is None else router.data.as_json())
     with Output.open(
         Path(out),
         layout,
@@ -120,18 +141,32 @@ def upscale(
         overwrite=overwrite,
         inputs=[Path(s.path) for _, m in inputs.opened() for s in m.files],
     ) as output:
+        report = None
+        if router is not None:
+            trained, report = router.train(job, device)
+            router.write(output, trained)
+            job = replace(job, notes=(*job.notes, *router.notes(report)))
         job.write(output, splitter(device))
         hashes = {label: {f.name: sha256_of(f.path) for f in m.files} for label, m in inputs.opened()}
         for _, model in inputs.opened():
             model.check_unchanged()
-        files, warnings = _beside(inputs, job.settings)
+        recipe = _recipe(job, router, report)
+        files, warnings = _beside(inputs, job.settings, Path(out).name, recipe)
         notes = (*job.notes, *warnings)
-        late = output.publish(files, _manifest(job, layout, output, hashes, notes))
+        late = output.publish(files, _manifest(job, recipe, layout, output, hashes, notes))
     size = sum(spec.size for spec in layout.specs.values())
     whole = sum(spec.size for spec in inputs.specs.values())
     seconds = time.perf_counter() - began
     return Upscaled(
-        str(out), names, len(job.settings.linears), size, whole, layout.nbytes, seconds, (*notes, *late)
+        str(out),
+        names,
+        len(job.settings.linears),
+        size,
+        whole,
+        layout.nbytes,
+        seconds,
+        (*notes, *late),
+        report,
     )
 
 
@@ -206,7 +241,7 @@ def _notes(job: Job, wanted: Sequence[Place]) -> Iterator[str]:
     kept = "only its part in the shared expert is kept" if job.shared_scale else "the base's is used"
     for label, lost in job.left_out().items():
         yield f"{printable(label)} has changed {_listed(lost)}, which is no upscaled linear: {kept}"
-    if job.settings.embeddings or job.settings.norms:
+    if job.settings.router is None and (job.settings.embeddings or job.settings.norms):
         count = len(job.settings.embeddings) + len(job.settings.norms)
         yield f"{count} embeddings and norms have no gate: they are mixed only by given weights"
 
@@ -216,9 +251,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:_SHOWN])) + more
 
 
-def _stamp(inputs: Inputs, settings: Settings, job: Job, layout: Layout) -> str:
+def _stamp(inputs: Inputs, settings: Settings, job: Job, layout: Layout, data: Mapping[str, Any]) -> str:
     """Hash everything that the output depends on."""
-    state = xxhash.xxh3_128(repr((__version__, settings.as_json(), job.shared_scale, layout.digest)).encode())
+    whole = (__version__, settings.as_json(), job.shared_scale, layout.digest, data)
+    state = xxhash.xxh3_128(repr(whole).encode())
     for label, model in inputs.opened():
         for source in model.files:
             status = Path(source.path).stat()
@@ -226,8 +262,20 @@ def _stamp(inputs: Inputs, settings: Settings, job: Job, layout: Layout) -> str:
     return str(state.hexdigest())
 
 
-def _beside(inputs: Inputs, settings: Settings) -> tuple[dict[str, bytes | Path], tuple[str, ...]]:
-    """Collect tokenizer, licences and generation config of the base, and the mixture's config.json."""
+def _recipe(job: Job, router: RouterJob | None, report: RouterReport | None) -> dict[str, Any]:
+    """Return what was done as plain data: the numbers, and the router's data and success."""
+    settings = {k: v for k, v in job.settings.as_json().items() if k not in _NAMES and v is not None}
+    if job.shared_scale:
+        settings["shared_scale"] = job.shared_scale
+    if router is not None and report is not None:
+        settings["router"] = {**settings["router"], **router.data.as_json(), "found": report.as_json()}
+    return {"upscale": settings}
+
+
+def _beside(
+    inputs: Inputs, settings: Settings, name: str, recipe: Mapping[str, Any]
+) -> tuple[dict[str, bytes | Path], tuple[str, ...]]:
+    """Collect tokenizer, licences and generation config of the base, the mixture's config.json, and its card."""
     licences = {label: m.folder for label, m in inputs.opened() if m.folder is not None}
     beside = side_files(
         inputs.folder,
@@ -238,11 +286,29 @@ def _beside(inputs: Inputs, settings: Settings) -> tuple[dict[str, bytes | Path]
     config = beside.files[CONFIG_NAME]
     base = json.loads(config) if isinstance(config, bytes) else read_json_object(config)
     text = json.dumps(config_document(base, settings), indent=2, ensure_ascii=False) + "\n"
-    return {**beside.files, CONFIG_NAME: text.encode()}, beside.warnings
+    parents = [
+        Parent(
+            label,
+            m.name,
+            "base" if label == "base" else "expert",
+            "",
+            licence_of(m.folder) if m.folder is not None else None,
+        )
+        for label, m in inputs.opened()
+    ]
+    shown = to_yaml(dict(recipe))
+    card, warnings = model_card(name, parents, shown, merge=f"upscale:{settings.preset}", version=__version__)
+    files = {**beside.files, CONFIG_NAME: text.encode(), CARD_NAME: card}
+    return files, (*beside.warnings, *warnings)
 
 
 def _manifest(
-    job: Job, layout: Layout, output: Output, hashes: Mapping[str, Mapping[str, str]], notes: Sequence[str]
+    job: Job,
+    recipe: Mapping[str, Any],
+    layout: Layout,
+    output: Output,
+    hashes: Mapping[str, Mapping[str, str]],
+    notes: Sequence[str],
 ) -> bytes:
     inputs, copied = job.inputs, set() if job.shared_scale else set(job.inputs.specs)
     tensors = {
@@ -255,9 +321,8 @@ def _manifest(
         )
         for name, spec in layout.specs.items()
     }
-    settings = {k: v for k, v in job.settings.as_json().items() if k not in _NAMES and v is not None}
-    if job.shared_scale:
-        settings["shared_scale"] = job.shared_scale
     records = [input_record(label, m.name, m, hashes[label]) for label, m in inputs.opened()]
     lineage = Lineage("base", job.settings.experts, f"upscale:{job.settings.preset}")
-    return Manifest(__version__, {"upscale": settings}, 0, records, lineage, tensors, tuple(notes)).encode()
+    router: Mapping[str, Any] = recipe["upscale"].get("router", {})
+    seed = int(router.get("seed", 0))
+    return Manifest(__version__, dict(recipe), seed, records, lineage, tensors, tuple(notes)).encode()

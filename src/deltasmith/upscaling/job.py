@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deltasmith.engine.in_memory import Stored
 from deltasmith.engine.progress import Progress
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import InterruptedRunError, RefusedError, printable
@@ -90,6 +91,18 @@ class Job:
                 check_stop(self.stop)
                 self._write_place(output, place, added, split)
             self.progress.advance(specs[place.weight].nbytes)
+
+    def shared_tensors(self) -> dict[str, Stored]:
+        """Compute the shared expert whole, as it is written: it must fit into memory, since it is to be run."""
+        found: dict[str, Stored] = {}
+        for name, spec in self.inputs.specs.items():
+            check_stop(self.stop)
+            if self.shared_scale and spec.dtype.floating:
+                data = memoryview(_encoded(self._shared(name, 0, spec.size), spec))
+            else:
+                data = memoryview(bytearray(self.inputs.checkpoint.raw(name, 0, spec.size)))
+            found[name] = Stored(spec, data)
+        return found
 
     def _write_base(self, output: Output, spec: Spec) -> None:
         hasher, item = ChunkHasher(spec.nbytes), spec.dtype.itemsize

@@ -5,6 +5,8 @@ The mathematics of SMILE is here; what is upscaled, and from which files, is dec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +23,25 @@ __all__ = ["Chosen", "MixedConv1D", "Mixture", "SmileLinear", "given_weights", "
 class Mixture:
     """What all linears of one model share: how many experts a token has, and weights that overrule the gates.
 
-    `weights` is None (the gates decide), (experts,), or (rows of the batch, experts).
+    `weights` is None (the gates decide), (experts,), or (rows of the batch, experts). `prompt` are the weights that
+    a router has given the prompts, while text is generated from them. While `alone`, no expert counts.
     """
 
     experts: int
     top_k: int = 1
     weights: Tensor | None = None
+    prompt: Tensor | None = None
+    alone: bool = False
+
+    @contextmanager
+    def holding(self, **state: Any) -> Iterator[None]:
+        """Set fields, and put back what they were."""
+        before = {name: getattr(self, name) for name in state}
+        vars(self).update(state)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,10 @@ class _Mixed(nn.Module):  # type: ignore[misc, unused-ignore]
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(like.new_zeros(shape)))
 
+    def _plus_change(self, base: Tensor, tokens: Tensor) -> Tensor:
+        """Add what the experts change to what the base makes of the tokens."""
+        return base if self.mixture.alone else base + self._change(tokens)
+
     def _change(self, tokens: Tensor) -> Tensor:
         """Return Σ p_i (ΔW_i x + Δb_i) for (tokens, in) as (tokens, out)."""
         experts = self.mixture.experts
@@ -187,7 +206,7 @@ class SmileLinear(_Mixed, nn.Linear):  # type: ignore[misc, unused-ignore]
     def forward(self, input: Tensor) -> Tensor:
         """Apply the base and the chosen experts to (..., in)."""
         tokens = input.reshape(-1, self.in_features)
-        mixed = functional.linear(tokens, self.weight, self.bias) + self._change(tokens)
+        mixed = self._plus_change(functional.linear(tokens, self.weight, self.bias), tokens)
         return mixed.view(*input.shape[:-1], self.out_features)
 
 
@@ -208,5 +227,5 @@ class MixedConv1D(_Mixed):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the base and the chosen experts to (..., in)."""
         tokens = x.reshape(-1, self.nx)
-        mixed = functional.linear(tokens, self.weight.T, self.bias) + self._change(tokens)
+        mixed = self._plus_change(functional.linear(tokens, self.weight.T, self.bias), tokens)
         return mixed.view(*x.shape[:-1], self.nf)

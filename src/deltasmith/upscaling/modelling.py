@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,16 @@ from transformers.pytorch_utils import Conv1D
 
 from deltasmith.errors import DamagedInputError, printable
 from deltasmith.upscaling.linear import MixedConv1D, Mixture, SmileLinear
-from deltasmith.upscaling.settings import MODEL_TYPE, TENSORS, Settings, config_document, weights_of
+from deltasmith.upscaling.router import Router
+from deltasmith.upscaling.routing import call_routed, generating, reading_prompts, routes
+from deltasmith.upscaling.settings import (
+    MODEL_TYPE,
+    ROUTER,
+    TENSORS,
+    Settings,
+    config_document,
+    weights_of,
+)
 from deltasmith.upscaling.skeleton import kind_of, tied_head
 from deltasmith.upscaling.twins import MixedEmbedding, MixedTiedHead, mixed_norm
 
@@ -30,6 +40,8 @@ __all__ = ["MixtureModel", "SmileConfig", "mixture_class", "register", "set_expe
 
 _KEY = "deltasmith_smile"
 """The attribute of the base's config object that holds the settings while a model lives."""
+_FLOAT32 = "_keep_in_fp32_modules_strict"
+"""Where transformers looks for modules that stay in float32 when a model is loaded in 16 bits."""
 
 
 class SmileConfig(_PretrainedConfig):  # type: ignore[misc, no-untyped-call, unused-ignore]
@@ -103,6 +115,15 @@ class MixtureModel:
         weights = None if settings.weights is None else torch.tensor(settings.weights, device="cpu")
         self._mixture = Mixture(len(settings.experts), settings.top_k, weights)
         _replace(self, settings, self._mixture)
+        if settings.router is not None:
+            setattr(self, ROUTER, Router(settings.router, len(settings.experts)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute as the architecture does; with a router that decides, after a first pass of the shared expert."""
+        inherited: Any = super()
+        if not routes(self):
+            return inherited.__call__(*args, **kwargs)
+        return call_routed(self, inherited.__call__, args, kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -121,11 +142,11 @@ class MixtureModel:
         return inherited._from_config(_unwrapped(config), **kwargs)
 
     def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any, **kwargs: Any) -> None:
-        """Start experts at zero where no file brings them; transformers leaves the memory as it finds it."""
+        """Start experts and router at zero where no file brings them; transformers leaves the memory as it finds it."""
         inherited: Any = super()
         inherited._move_missing_keys_from_meta_to_device(missing_keys, *args, **kwargs)
         for key in missing_keys:
-            if key.rpartition(".")[2] in TENSORS:
+            if key.rpartition(".")[2] in TENSORS or key.startswith(f"{ROUTER}."):
                 with torch.no_grad():
                     inherited.get_parameter(key).zero_()
 
@@ -137,6 +158,10 @@ class MixtureModel:
     def set_expert_weights(self, weights: Any) -> None:
         """Mix the experts with these weights from now on; see the function of the same name."""
         set_expert_weights(self, weights)
+
+    def reading_prompts(self, tokens: torch.Tensor, lengths: Sequence[int]) -> AbstractContextManager[None]:
+        """Let the router read only the first tokens of each row; see the function of the same name."""
+        return reading_prompts(self, tokens, lengths)
 
     def save_pretrained(
         self, save_directory: Any, *args: Any, push_to_hub: bool = False, **kwargs: Any
@@ -158,7 +183,8 @@ def set_expert_weights(model: Any, weights: Any) -> None:
     """Mix the experts of a loaded model with these weights from now on, in every token and every linear.
 
     `weights`: {label: weight} (experts not named: 0), a sequence with one weight per expert, a tensor (rows of the
-    batch, experts), or None, which lets the gates decide. They are used as they are: nothing makes them sum to 1.
+    batch, experts), or None, which lets the router decide, or without one the gates. They are used as they are:
+    nothing makes them sum to 1.
 
     Raises:
         RecipeError: an unknown label, or another number of weights than of experts.
@@ -228,7 +254,13 @@ def mixture_class(architecture: type) -> type:
 
     transformers chooses conversions of tensor names, losses and attention by a class's name and module.
     """
-    names = {"__module__": architecture.__module__, "__doc__": MixtureModel.__doc__}
+    names: dict[str, Any] = {"__module__": architecture.__module__, "__doc__": MixtureModel.__doc__}
+    if hasattr(architecture, "generate"):
+        names["generate"] = generating(architecture)
+    whole = (
+        getattr(architecture, _FLOAT32, None) or ()
+    )  # a router decides between experts: its rounding matters
+    names[_FLOAT32] = {*whole, ROUTER}
     return type(architecture.__name__, (MixtureModel, architecture), names)
 
 

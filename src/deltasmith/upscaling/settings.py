@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from deltasmith.errors import DamagedInputError, RecipeError, printable
@@ -11,10 +12,13 @@ from deltasmith.errors import DamagedInputError, RecipeError, printable
 __all__ = [
     "DENSE",
     "MODEL_TYPE",
+    "ROUTER",
     "TENSORS",
+    "RouterShape",
     "Settings",
     "added_parameters",
     "config_document",
+    "router_tensors",
     "weights_of",
 ]
 
@@ -24,6 +28,23 @@ DENSE = -1
 """The expert rank that keeps each expert's whole delta."""
 TENSORS = ("smile_gate", "smile_svh", "smile_u", "smile_dense", "smile_bias", "smile_weight")
 """The names of the tensors that a module of the base gains, after the module's own name and a dot."""
+ROUTER = "smile_router"
+"""The name of the router among the model's modules, and before its tensors."""
+
+
+@dataclass(frozen=True)
+class RouterShape:
+    """A trained router: the width of the hidden states it reads, its own, and the id of what it takes for padding."""
+
+    width: int
+    hidden: int
+    padding: int | None = None
+
+    def check(self) -> None:
+        """Refuse what is no shape; RecipeError."""
+        numbers = (self.width, self.hidden, 0 if self.padding is None else self.padding)
+        if not all(type(number) is int for number in numbers) or min(self.width, self.hidden) < 1:
+            raise RecipeError(f"a router of {self.width} x {self.hidden} is none")
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class Settings:
     `experts` are labels in order. Either `expert_rank` (-1: dense) or `density`, the fraction of min(out, in)
     singular triplets kept, decides the rank of a linear's experts. `linears`, and in Twin-Merging `embeddings` and
     `norms`, name the modules that are mixtures. `weights` overrule the gates until the caller sets others; None
-    leaves it to the gates.
+    leaves it to the router, or without one to the gates.
     """
 
     experts: tuple[str, ...]
@@ -43,6 +64,7 @@ class Settings:
     top_k: int = 1
     preset: str = "smile"
     weights: tuple[float, ...] | None = None
+    router: RouterShape | None = None
     linears: tuple[str, ...] = field(default=(), repr=False)
     embeddings: tuple[str, ...] = field(default=(), repr=False)
     norms: tuple[str, ...] = field(default=(), repr=False)
@@ -74,6 +96,8 @@ class Settings:
             given = dict(document)  # type: ignore[call-overload]
             tuples = ("experts", "weights", "linears", "embeddings", "norms")
             given |= {key: tuple(given[key]) for key in tuples if given.get(key) is not None}
+            if given.get("router") is not None:
+                given["router"] = RouterShape(**given["router"])
             found = cls(**given)
             found.check()
         except (TypeError, ValueError, KeyError, RecipeError) as cause:
@@ -109,6 +133,21 @@ class Settings:
             raise RecipeError(f"--density is {self.density}", fix="use a fraction above 0, at most 1")
         if self.weights is not None and len(self.weights) != count:
             raise RecipeError(f"{len(self.weights)} weights are given for {count} experts")
+        if self.router is not None:
+            self.router.check()
+
+
+def router_tensors(shape: RouterShape, experts: int) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a router's tensors, all float32.
+
+    >>> list(router_tensors(RouterShape(8, 16), 3).values())
+    [(16, 8), (16,), (16, 16), (16,), (3, 16), (3,)]
+    """
+    sizes = pairwise((shape.width, shape.hidden, shape.hidden, experts))
+    found: dict[str, tuple[int, ...]] = {}
+    for number, (columns, rows) in enumerate(sizes):
+        found |= {f"{ROUTER}.weight_{number}": (rows, columns), f"{ROUTER}.bias_{number}": (rows,)}
+    return found
 
 
 def added_parameters(rows: int, columns: int, settings: Settings, *, bias: bool = False) -> int:

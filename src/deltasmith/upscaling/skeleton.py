@@ -17,7 +17,7 @@ from deltasmith.formats.layout import natural_key
 from deltasmith.table.checkpoint import Spec
 from deltasmith.table.names import layer_of
 
-__all__ = ["Kind", "Place", "find_places", "kind_of", "tied_head"]
+__all__ = ["Kind", "Place", "built", "find_places", "kind_of", "tied_head"]
 
 Kind = Literal["linear", "embedding", "norm"]
 _WEIGHT = ".weight"
@@ -60,7 +60,7 @@ def find_places(folder: Path, specs: Mapping[str, Spec]) -> tuple[Place, ...]:
     Raises:
         DamagedInputError: transformers does not know the architecture, or config and tensors do not fit.
     """
-    model = _built(folder)
+    model = built(folder)
     modules = dict(model.named_modules())
     tied = tied_head(model)
     found = []
@@ -96,8 +96,12 @@ def kind_of(module: Any) -> Kind | None:
     return "norm" if own in ({"weight"}, {"weight", "bias"}) and "Norm" in type(module).__name__ else None
 
 
-def _built(folder: Path) -> Any:
-    """Build the architecture that the config names, without memory for its weights."""
+def built(folder: Path) -> Any:
+    """Build the architecture that the config names, without memory for its weights.
+
+    Raises:
+        DamagedInputError: transformers does not know it.
+    """
     library: Any = transformers
     try:
         config = library.AutoConfig.from_pretrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,12 +170,22 @@ class TorchModel(CausalModel):
         tokens = torch.full((len(rows), longest), self._padding, dtype=torch.long)
         for i, row in enumerate(rows):
             tokens[i, : len(row.inputs)] = torch.tensor(row.inputs)
-        with quiet(), memory_errors(self._batch), torch.inference_mode():
+        prompts = [length - count + 1 for length, count in zip(lengths, counts, strict=True)]
+        with quiet(), memory_errors(self._batch), torch.inference_mode(), self._reading(tokens, prompts):
             logits = self._logits(tokens.to(self._model.device), longest - first)
             return [
                 _scored(logits[i, length - count - first : length - first], row.targets)
                 for i, (row, length, count) in enumerate(zip(rows, lengths, counts, strict=True))
             ]
+
+    def _reading(self, tokens: Any, prompts: Sequence[int]) -> AbstractContextManager[None]:
+        """Let a mixture's router read the prompts alone, and not what is scored after them."""
+        if not hasattr(self._model, "reading_prompts"):
+            return nullcontext()
+        found: AbstractContextManager[None] = self._model.reading_prompts(
+            tokens.to(self._model.device), prompts
+        )
+        return found
 
     def _logits(self, tokens: Any, last: int) -> Any:
         """Return the logits of the last positions; causal attention needs no mask for padding on the right."""
