@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 PINS    = -c constraints.txt
 
-.PHONY: demo test check lint test-extras lab lab-small lab-vision lab-page bench clean
+.PHONY: demo test check lint test-extras lab lab-small lab-vision lab-page lab-packed bench clean
 
 LAB     ?= lab/work
 FAMILY   = $(LAB)/S
@@ -45,6 +45,11 @@ lab-vision: $(VENV)/.vision
 lab-page: $(VENV)/.lab
 	$(BIN)/deltasmith lab page lab/results --out docs/lab.md
 
+# The bundled family packed in every way, behind docs/packed.md; about ten minutes on two cores.
+lab-packed: $(VENV)/.packed
+	$(BIN)/deltasmith lab packed --jobs 2
+	$(BIN)/deltasmith lab packed-page lab/results --out docs/packed.md
+
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/run.py --setup-rival --record
 	$(BIN)/python benchmarks/packing.py --record
@@ -64,6 +69,10 @@ $(VENV)/.extras: $(VENV)/.test
 
 $(VENV)/.lab: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet $(PINS) -e ".[lab,plot]"
+	touch $@
+
+$(VENV)/.packed: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[hf,plot]"
 	touch $@
 
 $(VENV)/.vision: $(VENV)/.core

@@ -39,9 +39,9 @@ def test_the_committed_page_holds_what_the_committed_results_give(
     assert not missing, "run `make lab-page`"
 
 
-def test_every_plot_of_the_page_is_there() -> None:
-    page = (ROOT / "docs" / "lab.md").read_text(encoding="utf-8")
-    shown = {part.split(")")[0] for part in page.split("](")[1:]}
+def test_every_plot_of_the_pages_is_there() -> None:
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("lab.md", "packed.md")]
+    shown = {part.split(")")[0] for page in pages for part in page.split("](")[1:]}
     assert {f"lab/{path.name}" for path in (ROOT / "docs" / "lab").iterdir()} == {
         name for name in shown if name.endswith(".svg")
     }

@@ -83,13 +83,17 @@ def curves(
     y_label: str,
     title: str = "",
     x_scale: Literal["linear", "log"] = "linear",
+    y_from: float | None = None,
 ) -> None:
     """Draw lines with markers and intervals: shaded up to three series, bars beyond; .png or .svg.
 
-    On a log scale x must be positive. Up to eight series can be told apart in grey. Raises MissingExtraError without matplotlib, RecipeError for
-    another kind of file, ResourceError where it cannot be written.
+    On a log scale x must be positive; what lies below `y_from` is cut off. Up to eight series can be told apart in
+    grey. Raises MissingExtraError without matplotlib, RecipeError for another kind of file, ResourceError where it
+    cannot be written.
     """
-    with _figure(path, 6.2, 3.9) as figure:
+    names = [one[0] for one in series]
+    rows = math.ceil(len(names) / _columns(names))
+    with _figure(path, 6.2, 3.9 + 0.2 * max(0, rows - 3)) as figure:
         axes = figure.add_subplot()
         handles = []
         for number, (_, xs, means, lows, highs) in enumerate(series):
@@ -101,9 +105,21 @@ def curves(
             (line,) = axes.plot(xs, means, linestyle=_LINES[number % len(_LINES)], linewidth=1.3, **look)
             handles.append(line)
         if x_scale == "log":
-            axes.set_xscale("log")
+            _log_scale(axes)
+        if y_from is not None:
+            axes.set_ylim(bottom=y_from)
         _name(axes, x_label, y_label, title)
-        _legend(figure, handles, [one[0] for one in series])
+        _legend(figure, handles, names)
+
+
+def _log_scale(axes: Any) -> None:
+    """Spread x by its logarithm, with ticks at 1, 2 and 5 times powers of ten in plain figures."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def dots(
