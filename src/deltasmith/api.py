@@ -334,4 +334,3 @@ def diff(
     entries = [{"model": str(m), "label": label} for m, label in zip(models, labels, strict=True)]
     built = build(from_dict({"base": str(base), "models": entries, "merge": "sum"}, Path()))
     return DiffReport(measure(built.plan, threads or available_threads(), stop or Stop()))
-
