@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deltasmith.cli.main import main
-from deltasmith.formats import output
+from deltasmith.formats import staging
 from models import family, run
 
 __all__ = ["COUNTED", "merge"]
@@ -43,7 +43,7 @@ def merge(arguments: list[str], number: int, report: str) -> None:
     fuse = _Fuse(number)
     for name in COUNTED:
         setattr(os, name, fuse.wrap(getattr(os, name)))
-    output.exchange = fuse.wrap(output.exchange)
+    staging.exchange = fuse.wrap(staging.exchange)
     try:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             main(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def _from_trainer(source: str, found: Resolved) -> OpenedModel:
 def _split_label(source: str, relative_to: Path | None) -> tuple[str, str | None]:
     """Split PATH#LABEL, unless a file of the whole name exists."""
     path, sign, label = source.rpartition("#")
-    if not sign or ((relative_to or Path()) / source).exists():
+    if not sign or os.path.lexists((relative_to or Path()) / source):
         return source, None
     return path, label
 
@@ -210,7 +211,7 @@ def find_base_model(delta: PackedDelta) -> OpenedModel:
     base = delta.packed.base
     beside = Path(delta.packed.file.path).resolve().parent.parent
     for home in (beside, beside.parent, Path()):
-        if (home / base.name).exists():
+        if os.path.lexists(home / base.name):
             return _checked(delta, str(home / base.name))
     if base.name.count("/") == 1:
         return _checked(delta, f"{base.name}@{base.revision}" if base.revision else base.name)

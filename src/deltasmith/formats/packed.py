@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -51,9 +52,12 @@ _MAX_DOCUMENT = 1 << 28
 
 
 def is_packed(path: Path) -> bool:
-    """Tell whether a folder holds a packed delta, or a file is one, by its name and header alone."""
+    """Tell whether a folder holds a packed delta, or a file is one, by its name and header alone.
+
+    A folder that may not be looked into holds none as far as can be seen: whoever opens it will say why.
+    """
     if path.is_dir():
-        return (path / PACKED_NAME).exists()
+        return os.access(path, os.X_OK) and os.path.lexists(path / PACKED_NAME)
     if path.suffix != ".safetensors":
         return False
     file = SafetensorsFile(path)
