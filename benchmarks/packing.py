@@ -101,7 +101,13 @@ class Bench:
         return cost
 
     def _environment(self) -> dict[str, str]:
-        return {"NUMBA_CACHE_DIR": str(self.work / "kernels" / "packing")}
+        """Let compiled kernels and byte code be kept, as an installation keeps them, whatever this shell forbids."""
+        kept = self.work / "kernels"
+        return {
+            "NUMBA_CACHE_DIR": str(kept / "packing"),
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(kept / "bytecode"),
+        }
 
 
 def _bytes(folder: Path) -> int:

@@ -13,6 +13,7 @@ from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.formats import packed as module
 from deltasmith.formats.opening import find_base, open_model
 from deltasmith.formats.packed import PackedColumn, PackedModel, is_packed, open_packed, predict
+from deltasmith.formats.rooms import Rooms
 from deltasmith.table.checkpoint import DictCheckpoint, Spec
 from deltasmith.table.dtypes import DTYPES
 from models import family, tree, write_adapter, write_model
@@ -223,14 +224,17 @@ def test_shapes_that_the_base_does_not_have(copy, shape):
 
 def test_predictions_are_the_base_in_the_models_type():
     base = DictCheckpoint({"w": np.array([1.0, -2.5, 3e38], np.float32), "i": np.array([7], np.int32)})
+    rooms = Rooms()
     bf16, f16 = DTYPES["bfloat16"], DTYPES["float16"]
-    assert predict(base, "w", Spec("w", (3,), bf16), 0, 2).tolist() == [0x3F80, 0xC020]
-    assert predict(base, "w", Spec("w", (3,), DTYPES["float32"]), 1, 2).view(np.float32).tolist() == [-2.5]
-    assert predict(None, "w", Spec("w", (3,), f16), 0, 3).tolist() == [0, 0, 0]
-    assert predict(base, "i", Spec("i", (1,), DTYPES["int32"]), 0, 1).tolist() == [7]
+    assert predict(base, "w", Spec("w", (3,), bf16), 0, 2, rooms).tolist() == [0x3F80, 0xC020]
+    assert predict(base, "w", Spec("w", (3,), DTYPES["float32"]), 1, 2, rooms).view(np.float32).tolist() == [
+        -2.5
+    ]
+    assert predict(None, "w", Spec("w", (3,), f16), 0, 3, rooms).tolist() == [0, 0, 0]
+    assert predict(base, "i", Spec("i", (1,), DTYPES["int32"]), 0, 1, rooms).tolist() == [7]
     with np.errstate(over="ignore"):
         assert (
-            predict(base, "w", Spec("w", (3,), f16), 2, 3).size == 1
+            predict(base, "w", Spec("w", (3,), f16), 2, 3, rooms).size == 1
         )  # too large for it: some word all the same
 
 

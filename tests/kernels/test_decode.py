@@ -14,6 +14,7 @@ from deltasmith.kernels.decode import (
     decode_difference,
     expand_low_rank,
     first_nonfinite,
+    subtract_bfloat16,
 )
 
 EXACT = {
@@ -158,3 +159,29 @@ def test_a_difference_is_a_decode_and_a_subtraction(name, size):
     decode_difference(name, raw, base, got)
     decode(name, raw, want)
     np.testing.assert_array_equal(got, want - base)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 5000])
+def test_subtracting_words_is_decoding_both_and_subtracting(size):
+    rng = np.random.default_rng(size)
+    mine, ground = (rng.normal(size=size).astype(ml_dtypes.bfloat16).view(np.uint16) for _ in range(2))
+    out, base, want = (np.empty(size, np.float32) for _ in range(3))
+    assert subtract_bfloat16(mine, ground, out)
+    decode("bfloat16", ground.view(np.uint8), base)
+    decode_difference("bfloat16", mine.view(np.uint8), base, want)
+    np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32))
+
+
+@pytest.mark.parametrize(("at", "word"), [(0, 0x7F80), (2047, 0xFF80), (2048, 0x7FC1), (2999, 0xFFFF)])
+def test_subtracting_words_notices_what_is_not_finite(at, word):
+    plain = np.full(3000, 0x3F80, np.uint16)
+    odd = plain.copy()
+    odd[at] = word
+    out = np.empty(3000, np.float32)
+    assert not subtract_bfloat16(odd, plain, out)
+    assert not subtract_bfloat16(plain, odd, out)
+    odd[at] = 0x7F7F  # the largest number, twice: the difference does not fit
+    plain[at] = 0xFF7F
+    with np.errstate(over="ignore"):
+        assert not subtract_bfloat16(odd, plain, out)
+        assert subtract_bfloat16(odd, odd, out)

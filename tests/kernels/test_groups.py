@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from deltasmith.kernels.groups import count_groups, count_lengths, gather, plan, scatter
+from deltasmith.kernels.groups import count_groups, count_lengths, gather, plan, scatter, sort_and_plan
 
 
 def cursors_of(counts):
     flat = counts.T.reshape(-1)
-    return np.ascontiguousarray((np.cumsum(flat) - flat).reshape(-1, 4).T)
+    return np.ascontiguousarray((np.cumsum(flat) - flat).reshape(-1, 4).T).view(np.uint64)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 1003])
@@ -25,6 +25,22 @@ def test_scatter_is_a_stable_sort_by_exponent_and_gather_undoes_it(size):
     back = np.empty_like(values)
     gather(order, predicted, shift, mask, cursors_of(counts), back)
     assert np.array_equal(back, values)
+
+
+def test_sorting_and_planning_in_one_call():
+    random = np.random.default_rng(7)
+    predicted = random.normal(0, 0.02, 10_001).astype(np.float32).view(np.uint32)
+    values = random.integers(0, 1 << 12, predicted.size).astype(np.uint32)
+    shift, mask = np.uint32(23), np.uint32(255)
+    counts = np.zeros((4, 256), np.int64)
+    count_groups(predicted, shift, mask, counts)
+    order, again = np.empty_like(values), np.empty_like(values)
+    scatter(values, predicted, shift, mask, cursors_of(counts), order)
+    out = np.full((64, 4), -1)
+    count = sort_and_plan(values, predicted, shift, mask, 500, again, out)
+    assert np.array_equal(again, order)
+    assert out[:count].tolist() == planned(order, counts.sum(0), 500).tolist()
+    assert count > 2
 
 
 @pytest.mark.parametrize("word", [np.uint8, np.uint16, np.uint32, np.uint64])

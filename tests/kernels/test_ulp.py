@@ -9,10 +9,11 @@ from hypothesis.extra import numpy as hnp
 
 from deltasmith.kernels import ulp as module
 from deltasmith.kernels.ulp import (
-    equal,
+    different,
     escapes,
     low_bits,
     raise_low,
+    split,
     to_distances,
     to_distances_reference,
     to_tokens,
@@ -57,14 +58,38 @@ def test_neighbouring_floats_are_at_a_distance_of_one():
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_equality_sees_every_element(word):
+def test_every_difference_counts(word):
     words = np.arange(20_000).astype(word)
-    assert equal(words, words.copy())
-    assert equal(words[:0], words[:0])
-    for at in (0, 8191, 8192, 19_999):
-        other = words.copy()
+    assert different(words, words.copy()) == different(words[:0], words[:0]) == 0
+    other = words.copy()
+    for found, at in enumerate((0, 8191, 8192, 19_999), 1):
         other[at] ^= word(1)
-        assert not equal(words, other)
+        assert different(words, other) == found
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_split_is_tokens_low_bits_and_escapes_of_one_group_after_the_other(word):
+    random = np.random.default_rng(3)
+    sizes, lows = (1000, 9, 1, 517), (0, 0, 0, 0) if word is np.uint8 else (0, 3, 8, 1)
+    tops = [min(1 << 8 * word().itemsize, 1 << low + 9) for low in lows]
+    parts = [random.integers(0, top, size).astype(word) for size, top in zip(sizes, tops, strict=True)]
+    values, groups = np.concatenate(parts), np.array([(0, s, k, 0) for s, k in zip(sizes, lows, strict=True)])
+    tokens, planes = np.empty(values.size, np.uint8), np.empty(8 * values.size, np.uint8)
+    upper, counts = np.empty_like(values), np.empty(4, np.int64)
+    split(values, groups, tokens, planes, upper, counts)
+    some, plane, high = [], 0, 0
+    for part, low, count in zip(parts, lows, counts.tolist(), strict=True):
+        alone = np.empty(part.size, np.uint8)
+        assert to_tokens(part, word(low), alone) == count
+        some.append(alone)
+        bits, rest = np.empty(low * -(-part.size // 8), np.uint8), np.empty(count, word)
+        low_bits(part, low, bits)
+        escapes(part, word(low), rest)
+        assert np.array_equal(planes[plane : plane + bits.size], bits)
+        assert np.array_equal(upper[high : high + count], rest)
+        plane, high = plane + bits.size, high + count
+    assert np.array_equal(tokens, np.concatenate(some))
+    assert high > 0
 
 
 @settings(max_examples=60, deadline=None)

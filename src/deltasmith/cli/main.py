@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -82,6 +83,7 @@ def group(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with one of the documented codes."""
+    gc.set_threshold(50_000)  # importing makes many objects and no rubbish: a tenth of the time to start
     args = list(sys.argv[1:] if arguments is None else arguments)
     debug = _DEBUG in args
     args = [a for a in args if a != _DEBUG]  # wherever the user put it

@@ -73,8 +73,8 @@ class Lossless(Codec):
         return ""
 
     def workspace(self, cell: Cell) -> int:
-        """Return the scratch of one thread: words twice, tokens, compressed bytes; of 8 bytes, the widest."""
-        return 4 * 8 * BLOCK
+        """Return the scratch of one thread: words thrice, tokens, bits, compressed bytes; of 8 bytes, the widest."""
+        return 5 * 8 * BLOCK
 
     def encoder(self, cell: Cell) -> Encoder:
         """Begin to code a tensor."""

@@ -27,15 +27,12 @@ import zstandard
 from deltasmith.codecs.protocol import Array, Words
 from deltasmith.codecs.scratch import scratch
 from deltasmith.kernels.gaps import find, gap_bytes, pick, put, read_gaps, write_gaps
-from deltasmith.kernels.groups import count_groups, gather, plan, scatter
+from deltasmith.kernels.groups import count_groups, gather, sort_and_plan
 from deltasmith.kernels.ulp import (
     different,
-    equal,
-    escapes,
-    low_bits,
     raise_low,
+    split,
     to_distances,
-    to_tokens,
     to_words,
 )
 from deltasmith.table.dtypes import DType
@@ -79,10 +76,10 @@ class WordBlocks:
     def encode(self, words: Words, ahead: Words) -> bytes:
         """Return the bytes of a block: no more than its words and one; none if all are as predicted."""
         words, ahead = _own(words, self.word), _own(ahead, self.word)
-        if equal(words, ahead):
+        changed = different(words, ahead)
+        if not changed:
             return b""
         data = self._grouped(words, ahead)
-        changed = different(words, ahead)
         if changed <= words.size // _CHANGED:
             data = min(data, self._few(words, ahead, changed), key=len)
         return data if len(data) <= words.nbytes else b"\0" + words.tobytes()
@@ -118,39 +115,24 @@ class WordBlocks:
 
     def _grouped(self, words: Words, ahead: Words) -> bytes:
         """Sort the distances, plan the groups, and write a block of kind 1."""
-        n = words.size
-        distances, values, tokens = scratch((n, self.word), (n, self.word), (n, np.uint8))
+        n, word = words.size, self.word
+        most = (word.itemsize * 8 - 8) * (n // 8 + _GROUPS)
+        distances, values, upper, tokens, planes = scratch(
+            (n, word), (n, word), (n, word), (n, np.uint8), (most, np.uint8)
+        )
         to_distances(words, ahead, self.floating, distances)
-        counts = self._counts(ahead)
-        scatter(distances, ahead, self.shift, self.mask, _cursors(counts), values)
         planned = np.empty((_GROUPS, 4), np.int64)
-        count = plan(values, counts.sum(0), self.word.itemsize * 8, max(n // _RARE, _FEW), planned)
-        groups = np.zeros(count, _GROUP)
-        groups["first"], groups["low"], groups["joined"] = planned[:count, [0, 2, 3]].T
-        at, bodies = 0, []
-        for g, (_, size, low, _) in enumerate(planned[:count].tolist()):
-            escaped, body = self._group(values[at : at + size], low, tokens[at : at + size])
-            groups["escapes"][g] = escaped
-            bodies += body
-            at += size
-        frames = self._frames(tokens, groups, planned[:count, 1])
+        least = max(n // _RARE, _FEW)
+        count = sort_and_plan(distances, ahead, self.shift, self.mask, least, values, planned)
+        planned, escaped = planned[:count], np.empty(count, np.int64)
+        split(values, planned, tokens, planes, upper, escaped)
+        groups = np.empty(count, _GROUP)
+        groups["first"], groups["low"], groups["joined"] = planned[:, [0, 2, 3]].T
+        groups["escapes"] = escaped
+        frames = self._frames(tokens, groups, planned[:, 1])
         lengths = np.array([len(f) for f in frames], "<u4")
         head = bytes((1, count)) + groups.tobytes() + lengths.tobytes()
-        return b"".join([head, *frames, *bodies])
-
-    def _group(self, values: Words, low: int, tokens: Bytes) -> tuple[int, list[Any]]:
-        """Write a group's tokens; return how many escape, its bit planes and its escapes."""
-        escaped = to_tokens(values, self.word.type(low), tokens)
-        body: list[Any] = []
-        if low:
-            planes = np.empty(low * (-(-values.size // 8)), np.uint8)
-            low_bits(values, low, planes)
-            body.append(planes)
-        if escaped:
-            upper = np.empty(escaped, self.word)
-            escapes(values, self.word.type(low), upper)
-            body.append(upper)
-        return escaped, body
+        return b"".join([head, *frames, *_bodies(planned, planes, escaped, upper)])
 
     def _frames(self, tokens: Bytes, groups: Array, sizes: Array) -> list[Any]:
         compressor = _compressor()
@@ -232,10 +214,10 @@ class WordBlocks:
         return counts
 
 
-def _cursors(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _cursors(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Return where the first element of each exponent and run goes in the sorted order."""
     flat = counts.T.reshape(-1)
-    return np.ascontiguousarray((np.cumsum(flat) - flat).reshape(-1, 4).T)
+    return np.ascontiguousarray((np.cumsum(flat) - flat).reshape(-1, 4).T).view(np.uint64)
 
 
 def _own(words: Words, word: np.dtype[Any]) -> Words:
@@ -267,6 +249,16 @@ def _frame(tokens: Bytes, compressor: zstandard.ZstdCompressor) -> Any:
     """Return a zstd frame, or the bytes themselves where that is no shorter."""
     frame = compressor.compress(tokens.data)
     return frame if len(frame) < tokens.size else tokens
+
+
+def _bodies(planned: Array, planes: Bytes, escaped: Array, upper: Words) -> list[Any]:
+    """Cut bit planes and escapes into those of each group, one group after the other."""
+    parts, plane, high = [], 0, 0
+    for (_, size, low, _), count in zip(planned.tolist(), escaped.tolist(), strict=True):
+        nbytes = low * -(-size // 8)
+        parts += [planes[plane : plane + nbytes], upper[high : high + count]]
+        plane, high = plane + nbytes, high + count
+    return parts
 
 
 def _spans(joined: Array, sizes: Array) -> list[tuple[int, int]]:

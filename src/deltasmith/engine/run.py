@@ -23,6 +23,7 @@ from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.hashing import CHUNK, ChunkHasher
 from deltasmith.kernels.encode import encode
 from deltasmith.planning.plan import Row
+from deltasmith.table.checkpoint import raw_into
 
 __all__ = ["Sink", "execute"]
 
@@ -145,7 +146,7 @@ class _Writer:
         """Compute one span and write it."""
         row, start, stop = job
         data = (
-            self._copied(row, start, stop)
+            self._copied(row, start, stop, worker)
             if row.action == "copy"
             else self._computed(row, start, stop, worker)
         )
@@ -163,8 +164,10 @@ class _Writer:
     def _finish(self, row: Row) -> None:
         self.sink.finish(row.name, self.pending.pop(row.name).hasher.digest())
 
-    def _copied(self, row: Row, start: int, stop: int) -> memoryview:
-        return memoryview(self.evaluator.plan.source(row.source).raw(row.name, start, stop)).cast("B")
+    def _copied(self, row: Row, start: int, stop: int, worker: _Worker) -> memoryview:
+        out = worker.room((stop - start) * row.spec.dtype.itemsize)
+        raw_into(self.evaluator.plan.source(row.source), row.name, start, out)
+        return out.data
 
     def _computed(self, row: Row, start: int, stop: int, worker: _Worker) -> memoryview:
         item = row.spec.dtype.itemsize

@@ -16,13 +16,21 @@ from numba import njit
 from deltasmith.table.checkpoint import Floats
 from deltasmith.table.dtypes import DTYPES
 
-__all__ = ["count_nonfinite", "decode", "decode_difference", "expand_low_rank", "first_nonfinite"]
+__all__ = [
+    "count_nonfinite",
+    "decode",
+    "decode_difference",
+    "expand_low_rank",
+    "first_nonfinite",
+    "subtract_bfloat16",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.uint32]
 Halves = npt.NDArray[np.uint16]
 
 _STRIP = 2048  # elements that stay in the first-level cache between two loops
+_EXPONENT = np.uint32(0x7F80_0000)
 _HALF_BIAS = np.float32(2.0**112)  # between the exponent biases of float32 (127) and float16 (15)
 
 
@@ -79,6 +87,18 @@ def decode_difference(dtype_name: str, raw: Bytes, base: Floats, out: Floats) ->
         np.subtract(out, base, out=out)
 
 
+def subtract_bfloat16(stored: Halves, base: Halves, out: Floats) -> bool:
+    """Write bfloat16 words less others, in float32, into `out`; return whether all differences are finite.
+
+    The same as `decode` of both and a subtraction, with two trips through memory less.
+
+    >>> out = np.empty(1, np.float32)
+    >>> subtract_bfloat16(np.array([0x3F80], np.uint16), np.array([0x3F00], np.uint16), out), out.tolist()
+    (True, [0.5])
+    """
+    return bool(_subtract_halves(stored, base, out.view(np.uint32), out) < _EXPONENT)
+
+
 def count_nonfinite(x: Floats) -> int:
     """Count the elements of 1-D float32 `x` that are infinite or NaN, signalling ones included."""
     return int(_count_nonfinite(x.view(np.uint32)))
@@ -129,6 +149,21 @@ def _subtract_bfloat16(stored: Halves, base: Floats, bits: Bits, out: Floats) ->
             widened[i] = np.uint32(halves[i]) << np.uint32(16)
         for i in range(halves.size):
             values[i] -= ground[i]
+
+
+@njit(nogil=True, cache=True)
+def _subtract_halves(stored: Halves, base: Halves, bits: Bits, out: Floats) -> np.uint32:
+    """Subtract strip by strip and return the largest exponent field; `bits` and `out` are one piece of memory."""
+    worst = np.uint32(0)
+    for start in range(0, stored.size, _STRIP):
+        mine, ground = stored[start : start + _STRIP], base[start : start + _STRIP]
+        written, values = bits[start : start + _STRIP], out[start : start + _STRIP]
+        for i in range(mine.size):
+            a = np.uint32(np.uint32(mine[i]) << np.uint32(16)).view(np.float32)
+            values[i] = a - np.uint32(np.uint32(ground[i]) << np.uint32(16)).view(np.float32)
+        for i in range(mine.size):
+            worst = max(worst, written[i] & _EXPONENT)
+    return worst
 
 
 @njit(nogil=True, cache=True)

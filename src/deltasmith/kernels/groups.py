@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["count_groups", "count_lengths", "gather", "plan", "scatter"]
+__all__ = ["count_groups", "count_lengths", "gather", "plan", "scatter", "sort_and_plan"]
 
 Words = npt.NDArray[Any]
 Counts = npt.NDArray[np.int64]
+Cursors = npt.NDArray[np.uint64]
 
+_ONE = np.uint64(1)
 LANES = 4  # cursors that advance side by side: one alone waits for its own last store
 _SAMPLES = 1024  # values of a group whose bit lengths are counted
 _FRAME = (
@@ -43,62 +45,85 @@ def count_groups(predicted: Words, shift: Any, mask: Any, out: Counts) -> None:
 
 
 @njit(nogil=True, cache=True)
-def scatter(values: Words, predicted: Words, shift: Any, mask: Any, cursors: Counts, out: Words) -> None:
+def scatter(values: Words, predicted: Words, shift: Any, mask: Any, cursors: Cursors, out: Words) -> None:
     """Sort `values` by their prediction's exponent, stably: a counting sort.
 
-    `cursors`: (4, mask + 1), where the first element of each exponent in each run goes; moved on by the call.
+    `cursors`: (4, mask + 1) uint64, where the first element of each exponent in each run goes; moved on by the call.
+    Signed ones would be looked at for being negative.
     """
     lane = values.size // LANES
     for i in range(lane):
         e = (predicted[i] >> shift) & mask
         at = cursors[0, e]
-        cursors[0, e] = at + 1
+        cursors[0, e] = at + _ONE
         out[at] = values[i]
         e = (predicted[lane + i] >> shift) & mask
         at = cursors[1, e]
-        cursors[1, e] = at + 1
+        cursors[1, e] = at + _ONE
         out[at] = values[lane + i]
         e = (predicted[2 * lane + i] >> shift) & mask
         at = cursors[2, e]
-        cursors[2, e] = at + 1
+        cursors[2, e] = at + _ONE
         out[at] = values[2 * lane + i]
         e = (predicted[3 * lane + i] >> shift) & mask
         at = cursors[3, e]
-        cursors[3, e] = at + 1
+        cursors[3, e] = at + _ONE
         out[at] = values[3 * lane + i]
     for i in range(LANES * lane, values.size):
         e = (predicted[i] >> shift) & mask
         at = cursors[3, e]
-        cursors[3, e] = at + 1
+        cursors[3, e] = at + _ONE
         out[at] = values[i]
 
 
 @njit(nogil=True, cache=True)
-def gather(values: Words, predicted: Words, shift: Any, mask: Any, cursors: Counts, out: Words) -> None:
+def gather(values: Words, predicted: Words, shift: Any, mask: Any, cursors: Cursors, out: Words) -> None:
     """Undo `scatter`: put sorted `values` back to where their predictions stand."""
     lane = out.size // LANES
     for i in range(lane):
         e = (predicted[i] >> shift) & mask
         at = cursors[0, e]
-        cursors[0, e] = at + 1
+        cursors[0, e] = at + _ONE
         out[i] = values[at]
         e = (predicted[lane + i] >> shift) & mask
         at = cursors[1, e]
-        cursors[1, e] = at + 1
+        cursors[1, e] = at + _ONE
         out[lane + i] = values[at]
         e = (predicted[2 * lane + i] >> shift) & mask
         at = cursors[2, e]
-        cursors[2, e] = at + 1
+        cursors[2, e] = at + _ONE
         out[2 * lane + i] = values[at]
         e = (predicted[3 * lane + i] >> shift) & mask
         at = cursors[3, e]
-        cursors[3, e] = at + 1
+        cursors[3, e] = at + _ONE
         out[3 * lane + i] = values[at]
     for i in range(LANES * lane, out.size):
         e = (predicted[i] >> shift) & mask
         at = cursors[3, e]
-        cursors[3, e] = at + 1
+        cursors[3, e] = at + _ONE
         out[i] = values[at]
+
+
+@njit(nogil=True, cache=True)
+def sort_and_plan(
+    values: Words, predicted: Words, shift: Any, mask: Any, least: int, out: Words, planned: Counts
+) -> int:
+    """Sort `values` into `out` and plan their groups: `count_groups`, `scatter` and `plan`; return how many groups.
+
+    One call instead of many: threads wait for each other at every return to Python.
+    """
+    counts = np.zeros((LANES, int(mask) + 1), np.int64)
+    count_groups(predicted, shift, mask, counts)
+    cursors = np.empty(counts.shape, np.uint64)
+    totals = np.zeros(counts.shape[1], np.int64)
+    at = 0
+    for e in range(totals.size):
+        for lane in range(LANES):
+            cursors[lane, e] = at
+            at += counts[lane, e]
+            totals[e] += counts[lane, e]
+    scatter(values, predicted, shift, mask, cursors, out)
+    return plan(out, totals, out.itemsize * 8, least, planned)
 
 
 @njit(nogil=True, cache=True)

@@ -16,10 +16,10 @@ from numba import njit
 
 __all__ = [
     "different",
-    "equal",
     "escapes",
     "low_bits",
     "raise_low",
+    "split",
     "to_distances",
     "to_distances_reference",
     "to_tokens",
@@ -32,7 +32,6 @@ Bytes = npt.NDArray[np.uint8]
 
 ESCAPE = 255  # the token of a distance whose upper part does not fit a byte
 _SCAN = 256  # values whose largest is looked at first
-_STRIP = 1 << 13  # words compared before looking whether any differed
 
 
 def to_distances_reference(words: Words, predicted: Words, floating: bool) -> Words:
@@ -76,6 +75,9 @@ def to_distances(words: Words, predicted: Words, floating: bool, out: Words) -> 
     """Write what `to_distances_reference` returns into `out`."""
     kind = words.dtype.type
     bits = words.dtype.itemsize * 8
+    if floating and bits == 16:
+        _to_distances_16(words.view(np.int16), predicted.view(np.int16), out.view(np.int16))
+        return
     _to_distances(words, predicted, kind(bits - 1), kind(1 << (bits - 1) if floating else 0), kind(1), out)
 
 
@@ -86,6 +88,9 @@ def to_words(distances: Words, predicted: Words, floating: bool, out: Words) -> 
     """
     kind = distances.dtype.type
     bits = distances.dtype.itemsize * 8
+    if floating and bits == 16:
+        _to_words_16(distances.view(np.int16), predicted.view(np.int16), out.view(np.int16))
+        return
     _to_words(distances, predicted, kind(bits - 1), kind(1 << (bits - 1) if floating else 0), kind(1), out)
 
 
@@ -105,6 +110,30 @@ def _to_distances(words: Words, predicted: Words, last: Any, half: Any, one: Any
 
 
 @njit(nogil=True, cache=True)
+def _to_distances_16(words: Words, predicted: Words, out: Words) -> None:
+    """Do the same for the bits of two-byte floats as signed numbers: shifts by constants are four times faster."""
+    kind = np.int16
+    for i in range(out.size):
+        w, p = words[i], predicted[i]
+        w = kind(w ^ kind(kind(w >> kind(15)) | kind(-32768)))
+        p = kind(p ^ kind(kind(p >> kind(15)) | kind(-32768)))
+        d = kind(w - p)
+        out[i] = kind(kind(d << kind(1)) ^ kind(d >> kind(15)))
+
+
+@njit(nogil=True, cache=True)
+def _to_words_16(distances: Words, predicted: Words, out: Words) -> None:
+    """Undo `_to_distances_16`. A number in order that is negative stands for a positive float."""
+    kind = np.int16
+    for i in range(out.size):
+        z, p = distances[i], predicted[i]
+        p = kind(p ^ kind(kind(p >> kind(15)) | kind(-32768)))
+        d = kind(kind(kind(z >> kind(1)) & kind(0x7FFF)) ^ kind(kind(0) - kind(z & kind(1))))
+        w = kind(d + p)
+        out[i] = kind(w ^ kind(kind(kind(-1) - kind(w >> kind(15))) | kind(-32768)))
+
+
+@njit(nogil=True, cache=True)
 def _to_words(distances: Words, predicted: Words, last: Any, half: Any, one: Any, out: Words) -> None:
     kind = out.dtype.type
     for i in range(out.size):
@@ -114,19 +143,6 @@ def _to_words(distances: Words, predicted: Words, last: Any, half: Any, one: Any
         # An ordered word with its top bit clear stands for a negative float: flip all; else drop the top bit.
         flip = kind(kind(kind(w & half) >> last) - kind(one & kind(half >> last)))
         out[i] = kind(w ^ (flip | half))
-
-
-@njit(nogil=True, cache=True)
-def equal(words: Words, predicted: Words) -> bool:
-    """Say whether all words are as predicted; looks no further than the first strip that is not."""
-    for start in range(0, words.size, _STRIP):
-        left, right = words[start : start + _STRIP], predicted[start : start + _STRIP]
-        different = left[0] ^ left[0]
-        for i in range(left.size):
-            different |= left[i] ^ right[i]
-        if different != 0:
-            return False
-    return True
 
 
 @njit(nogil=True, cache=True)
@@ -187,6 +203,29 @@ def low_bits(values: Words, count: int, out: Bytes) -> None:
             part = values[min(n, t * m) : min(n, (t + 1) * m)]
             for i in range(part.size):
                 plane[i] |= np.uint8(kind(kind(part[i] >> kind(j)) & kind(1)) << kind(t))
+
+
+@njit(nogil=True, cache=True)
+def split(values: Words, groups: Any, tokens: Bytes, planes: Bytes, upper: Words, counts: Any) -> None:
+    """Write tokens, low bits and escapes of one group of values after the other, and how many of each escape.
+
+    `groups`: a row per group, the number of its values second and its low bits third. `planes` has room for the bit
+    planes of all groups, `upper` for as many escapes as values; what lies behind them stays as it was. One call
+    instead of many: threads wait for each other at every return to Python.
+    """
+    kind = values.dtype.type
+    at = plane = high = 0
+    for g in range(len(groups)):
+        size, low = groups[g, 1], groups[g, 2]
+        part = values[at : at + size]
+        counts[g] = to_tokens(part, kind(low), tokens[at : at + size])
+        nbytes = low * ((size + 7) // 8)
+        low_bits(part, low, planes[plane : plane + nbytes])
+        if counts[g] > 0:
+            escapes(part, kind(low), upper[high : high + counts[g]])
+        at += size
+        plane += nbytes
+        high += counts[g]
 
 
 @njit(nogil=True, cache=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from deltasmith.table.dtypes import DTYPES, DType
 
-__all__ = ["Checkpoint", "DictCheckpoint", "Floats", "SourceFile", "Spec"]
+__all__ = ["Checkpoint", "DictCheckpoint", "Floats", "SourceFile", "Spec", "raw_into"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,7 +49,8 @@ class Checkpoint(Protocol):
     """Anything that knows the specs of its cells and yields their values piece by piece.
 
     Implementations must allow `read` and `raw` from several threads at once. One that can subtract while it decodes
-    may have `read_difference(name, start, base, out)`: the same as `read` and a subtraction of `base`.
+    may have `read_difference(name, start, base, out)`: the same as `read` and a subtraction of `base`. One that can
+    write stored bytes where they are wanted may have `raw_into(name, start, out)`; `raw_into` below asks for it.
     """
 
     @property
@@ -65,6 +66,22 @@ class Checkpoint(Protocol):
 
     def raw(self, name: str, start: int, stop: int) -> bytes | bytearray | memoryview:
         """Return the stored little-endian bytes of elements [start, stop), undecoded (any element type)."""
+
+
+def raw_into(checkpoint: Checkpoint, name: str, start: int, out: npt.NDArray[np.uint8]) -> None:
+    """Write the stored bytes from element `start` on into 1-D `out`, whole elements, as `raw` returns them.
+
+    >>> out = np.empty(4, np.uint8)
+    >>> raw_into(DictCheckpoint({"w": np.array([1.0, 2.0], np.float32)}), "w", 1, out)
+    >>> out.view(np.float32).tolist()
+    [2.0]
+    """
+    write = getattr(checkpoint, "raw_into", None)
+    if write is not None:
+        write(name, start, out)
+        return
+    stop = start + out.size // checkpoint.specs[name].dtype.itemsize
+    out[:] = np.frombuffer(checkpoint.raw(name, start, stop), np.uint8)
 
 
 @dataclass(frozen=True)
