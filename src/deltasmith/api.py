@@ -295,10 +295,20 @@ def _refuse_changed(built: Built) -> None:
 
 
 def verify(folder: str | Path, *, threads: int | None = None) -> Report:
-    """Check structure, hashes and finiteness of a model folder; VerificationError (exit 6) if anything is wrong."""
+    """Check structure, hashes and finiteness of a model folder; VerificationError (exit 6) if anything is wrong.
+
+    Of a packed delta, `PATH#LABEL` too, the whole container is checked.
+    """
+    from deltasmith.formats.opening import split_label
+    from deltasmith.formats.packed import is_packed, open_packed
     from deltasmith.formats.verify import verify as verify_folder
 
-    return verify_folder(Path(folder), threads=threads or available_threads())
+    place, label = split_label(str(folder))
+    if label is None or not is_packed(Path(place)):
+        return verify_folder(Path(folder), threads=threads or available_threads())
+    report = verify_folder(Path(place), threads=threads or available_threads())
+    open_packed(place).delta(label)  # refuses a label that is not there
+    return report
 
 
 @dataclass(frozen=True)

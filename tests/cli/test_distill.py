@@ -41,7 +41,10 @@ def test_it_distils_and_says_what_it_did(packed: Path, tmp_path: Path) -> None:
     found = json.loads(done.out)
     assert done.err == ""
     assert found["loss_after"] <= found["loss_before"]
-    assert run(*command(packed, tmp_path / "a", "--quiet", "--overwrite")).out == ""
+    labelled = Path(f"{packed}#math")
+    assert run(*command(labelled, tmp_path / "a", "--quiet", "--overwrite")).out == ""
+    check_refusal(run(*command(labelled, tmp_path / "c", "--label", "code")), 2, "two labels")
+    check_refusal(run(*command(Path(f"{packed}#x"), tmp_path / "c")), 1, "no delta 'x'")
 
 
 def test_without_transformers_it_names_the_extra(

@@ -90,3 +90,16 @@ def test_every_codec_is_listed_and_explained():
 
 def test_an_unknown_codec_is_a_usage_error_with_a_suggestion():
     check_refusal(run("explain", "codec:bitdelt"), 2, "bitdelt", "did you mean bitdelta?")
+    check_refusal(run("explain", "bitdelt"), 2, 'codec "bitdelt"', 'did you mean "bitdelta"?')
+
+
+def test_a_method_points_to_the_codec_of_its_name():
+    last = "There is also a codec of this name: deltasmith explain codec:low_rank"
+    assert run("explain", "low_rank").out.splitlines()[-1] == last
+    for name in ("ties", "codec:low_rank", "bitdelta"):
+        assert "There is also" not in run("explain", name).out
+
+
+def test_codecs_have_no_dialects():
+    rows = run("methods", "--json").document
+    assert all((row["dialects"] == []) == (row["kind"] == "codec") for row in rows)

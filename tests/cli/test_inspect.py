@@ -28,7 +28,9 @@ def test_tables(models, group):
         assert f"{line.elements:,}" in row
         assert f"{line.relative_error:.4g}" in row
     assert sum(text.split()[:1] == ["all"] for text in result.out.splitlines()) == 1
-    assert result.out.splitlines()[-1].startswith("m0 over base (fingerprint ")
+    assert "arrays, % of 16 bit" in result.out
+    (last,) = (text for text in result.out.splitlines() if text.startswith("m0 over base (fingerprint "))
+    assert last.endswith(f", {100 * inspect(models.root / 'packed').ratio:.1f} % of 16 bit")
 
 
 def test_by_projection_unless_told_otherwise(models):
@@ -76,6 +78,29 @@ def test_notes(models, tmp_path):
         "\nnote: model.layers.0.input_layernorm.weight and 4 more: lossless instead"
         in run("inspect", tmp_path / "out").out
     )
+
+
+def test_a_trainers_delta_is_called_so(models, tmp_path):
+    run("pack", models.root / "base", models.root / "m0", tmp_path / "out", "--trainer", "xor", "--quiet")
+    check_refusal(run("inspect", tmp_path / "out"), 1, "a trainer's delta", "unpack it, with --base")
+    check_refusal(run("unpack", tmp_path / "out", tmp_path / "x"), 1, "a trainer's delta", "--base")
+
+
+def test_arrays_of_several_deltas_count_once_in_all(tmp_path):
+    root = family(tmp_path, experts=2).root
+    both = (root / "base", root / "m0", root / "m1")
+    told = run("pack", *both, tmp_path / "emr", "--codec", "emr", "--json").document
+    found = inspect(tmp_path / "emr")
+    (whole,) = found.by("model")
+    arrays = found.packed.file.specs
+    assert whole.nbytes == sum(s.nbytes for n, s in arrays.items() if n != "deltasmith.document")
+    assert whole.nbytes == sum(line.nbytes for line in found.lines) - found.shared < found.nbytes
+    assert found.as_json()["model"][0]["nbytes"] == whole.nbytes
+    assert found.ratio == told["ratio"]
+    assert "arrays that several deltas share" in run("inspect", tmp_path / "emr").out
+    one = inspect(f"{tmp_path / 'emr'}#m0")
+    assert one.shared == 0
+    assert one.ratio == found.ratio
 
 
 def test_what_is_none(models, tmp_path):

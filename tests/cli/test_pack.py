@@ -125,6 +125,21 @@ def test_usage(models, tmp_path, options, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--codec", ""), "no codec is called ''"),
+        (("--codec", "dense", "--budget", "0.5"), "--budget chooses codecs, and --codec names one"),
+        (("--codec", "bitdelta", "--budget", "0.5"), "--candidate"),
+        (("--codec", "", "--trainer", "xor"), "--codec would choose codecs"),
+        (("--codec", "bitdelta:zeros=minus"), "codec bitdelta has no field 'zeros'; did you mean zero?"),
+    ],
+)
+def test_options_that_make_no_sense(models, tmp_path, options, words):
+    check_refusal(packing(models, tmp_path / "out", *options, "--quiet"), 2, words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_few_arguments():
     assert run("pack").code == 2
     assert run("pack", "base", "model").code == 2

@@ -48,6 +48,23 @@ def test_shards_threads_memory_overwrite(models, tmp_path):
     assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
 
 
+def test_phases_are_called_unpacking(models, tmp_path):
+    assert run("unpack", models.root / "packed", tmp_path / "out").err.splitlines() == ["unpacking …"]
+
+
+def test_verify_takes_a_label(models):
+    place = models.root / "packed"
+    assert run("verify", f"{place}#m0").out == run("verify", place).out
+    check_refusal(run("verify", f"{place}#x"), 1, "no delta 'x'")
+
+
+def test_without_a_base_the_advice_holds_everywhere(models, tmp_path):
+    shutil.copytree(models.root / "packed", tmp_path / "far" / "away" / "packed")
+    result = run("convert", tmp_path / "far" / "away" / "packed", tmp_path / "out")
+    check_refusal(result, 1, "put the base beside it, or name base and delta in a recipe")
+    assert "--base" not in result.err
+
+
 def test_usage(models, tmp_path):
     assert run("unpack", models.root / "packed", tmp_path / "out", "--memory", "nothing", "--quiet").code == 2
 

@@ -297,6 +297,22 @@ def test_an_old_output_that_cannot_be_removed_is_a_warning(out, monkeypatch, und
     assert tree(out) == undisturbed
 
 
+def test_what_a_run_with_other_settings_has_left_is_named_and_stays(out, tmp_path):
+    left = tmp_path / "out.partial-00000000"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "other.partial-00000000").mkdir()
+    (tmp_path / "out.partial-link").symlink_to(left)
+    (tmp_path / "out.partial-file").write_bytes(b"")
+    with opened(out) as output:
+        fill(output)
+        warnings = output.publish(SIDE_FILES, manifest(output))
+    assert warnings == (
+        "out.partial-00000000 is left from an interrupted run with other settings; remove it if it is not wanted",
+    )
+    assert (left / "model.safetensors").read_bytes() == b"half"
+
+
 def test_a_partial_folder_that_is_a_link_is_refused(out, tmp_path):
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "file").write_bytes(b"precious")

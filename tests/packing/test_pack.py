@@ -48,6 +48,17 @@ def models(tmp_path_factory):
     return made
 
 
+def test_what_an_interrupted_run_with_other_settings_has_left_is_named(models, tmp_path):
+    base, fine, out = models.root / "base", models.root / "m0", tmp_path / "out"
+    (tmp_path / "out.partial-12345678").mkdir()
+    result = run("pack", base, fine, out, "--codec", "bitdelta")
+    assert result.code == 0
+    said = "out.partial-12345678 is left from an interrupted run with other settings; remove it if it is not wanted"
+    assert said in result.err
+    assert said in pack(base, fine, out, codec="bitdelta", overwrite=True).warnings
+    assert (tmp_path / "out.partial-12345678").is_dir()
+
+
 # Sameness.
 
 
@@ -292,6 +303,17 @@ def test_a_rest_that_cannot_take_a_tensor_is_lossless(tmp_path):
     assert any("new: lossless instead of bitdelta" in note for note in result.notes)
 
 
+def test_a_codec_that_takes_more_than_the_tensor_is_told(models, tmp_path):
+    """Factors of full rank hold more numbers than the matrix; the lossless rest is not mentioned."""
+    paths = models.root / "base", models.root / "m0"
+    result = pack(*paths, tmp_path / "a", codec="low_rank:rank=16,dtype=float32", where="*.q_proj.*")
+    (note,) = result.notes
+    assert "q_proj.weight and 1 more: low_rank:" in note
+    assert note.endswith("is larger than the tensor itself")
+    assert open_packed(tmp_path / "a").document.notes == (note,)
+    assert pack(*paths, tmp_path / "b", codec="low_rank:rank=2", where="*.q_proj.*").notes == ()
+
+
 def test_an_extended_vocabulary_and_tensors_of_the_model_alone(models, tmp_path):
     """Kept to the bit, said in a note, and unpacked again."""
     tune = dict(models.tunes[0])
@@ -313,6 +335,10 @@ def test_an_extended_vocabulary_and_tensors_of_the_model_alone(models, tmp_path)
         "1 tensors of the base are not in the model, the first model.layers.1.self_attn.o" in n
         for n in result.notes
     )
+    lone, other = "model.layers.0.mlp.extra_proj.weight", "lm_head.weight"
+    assert f"tensors that the base lacks, stored whole: 1, the first {lone}" in result.notes
+    told = f"tensors of another shape or kind than the base's, stored whole: 2, the first {other}"
+    assert told in result.notes
     assert run("unpack", tmp_path / "packed", tmp_path / "out", "--quiet").code == 0
     assert words(tmp_path / "out") == got
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 43

@@ -88,7 +88,7 @@ def test_methods_lists_everything_once():
 def test_unknown_names_and_dialects():
     with pytest.raises(RecipeError) as caught:
         explain("dela")
-    assert str(caught.value) == 'there is no preset, edit or merge "dela"; did you mean "della"?'
+    assert str(caught.value) == 'there is no preset, edit, merge or codec "dela"; did you mean "della"?'
     with pytest.raises(RecipeError) as caught:
         explain("tsv", "mergekit")
     assert str(caught.value) == 'tsv has no dialect "mergekit"; it has paper and authors'

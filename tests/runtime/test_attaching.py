@@ -58,6 +58,30 @@ def test_tensors_that_the_model_lacks_are_refused_all_at_once_or_left_out_on_req
     attach(model, {"math": more}, ignore=["old.*"]).detach()
 
 
+@torch.no_grad()
+def test_a_second_runtime_on_one_model_is_refused_until_the_first_is_detached() -> None:
+    model, runtime, deltas = with_deltas()
+    right = model(torch.ones(2, 32))
+    line = "deltas are attached to this model already; detach() that runtime first, or attach all deltas together"
+    refused(lambda: attach(model, deltas), line)
+    refused(lambda: attach(nn.Sequential(model), {}), line)
+    assert torch.equal(model(torch.ones(2, 32)), right)
+    runtime.detach()
+    attach(model, deltas).detach()
+
+
+def test_a_runtime_shows_what_is_attached_and_in_use() -> None:
+    _, runtime, _ = with_deltas()
+    size = f"{runtime.total_nbytes:,} bytes"
+    assert repr(runtime) == f"<Runtime of 0, 1: the base in use, {size}>"
+    with runtime.rows(["1", None]):
+        assert repr(runtime) == f"<Runtime of 0, 1: 1, the base by row in use, {size}>"
+    runtime.switch("0")
+    assert repr(runtime) == f"<Runtime of 0, 1: 0 in use, {size}>"
+    runtime.detach()
+    assert repr(runtime) == "<Runtime of 0, 1: detached>"
+
+
 def test_unknown_labels_are_refused() -> None:
     _, runtime, _ = with_deltas()
     refused(lambda: runtime.switch("history"), "no delta 'history' is attached; there are 0, 1")
@@ -236,7 +260,11 @@ def test_a_container_on_disk_and_the_wrong_base(tmp_path: Path) -> None:
     with runtime.rows(["math", "again"]):
         torch.testing.assert_close(model(x), twin(x))
     refused(lambda: attach(plain(), {"math": f"{tmp_path / 'packed'}#other"}), "there is no delta 'other'")
-    with pytest.raises(DeltasmithError, match=r"'math'; load the base it was packed with"):
+    with pytest.raises(
+        DeltasmithError,
+        match=r"the model is not the base that the delta was packed against, or the delta is damaged \(.+\) in "
+        r".* of the delta 'math'; load the base it was packed with",
+    ):
         attach(plain(seed=1), {"math": tmp_path / "packed"})
 
 

@@ -79,6 +79,7 @@ def test_what_is_written(made):
     assert "merge upscale:smile" in card
     assert "| m1 | m1 | expert |" in card
     assert "expert_rank: 8" in card
+    assert card.index("import deltasmith.upscaling.auto\n") < card.index("from_pretrained(")
     for name in ("manifest.json", "README.md"):
         assert str(made) not in (made / "out" / name).read_text()
 
@@ -92,12 +93,31 @@ def test_the_same_bytes_again(made):
 
 def test_what_is_left_out_is_said(made):
     notes = both(made).notes
-    assert notes[0] == (
-        "m0 has changed lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight,"
-        " model.layers.0.post_attention_layernorm.weight and 3 more, which is no upscaled linear:"
-        " the base's is used"
+    for note, label in zip(notes, ("m0", "m1"), strict=False):
+        assert note == (
+            "7 tensors that are no upscaled linears (lm_head.weight, …) were changed by "
+            f"{label}; the base's are kept"
+        )
+
+
+def test_one_tensor_that_is_left_out_is_said_in_the_singular(made):
+    base = draw(0)
+    moved = tuned(base, 0)
+    write_model(
+        made / "m0",
+        {
+            n: moved[n] if "_proj" in n or n.endswith("0.input_layernorm.weight") else a
+            for n, a in base.items()
+        },
+        "float32",
     )
-    assert notes[1].startswith("m1 has changed lm_head.weight")
+    kept = "1 tensor that is no upscaled linear (model.layers.0.input_layernorm.weight) was changed by m0;"
+    assert upscale(made / "base", [made / "m0"], made / "out", **SMALL).notes[0] == (
+        f"{kept} the base's is kept"
+    )
+    twin = upscale(made / "base", [made / "m0"], made / "twin", preset="twin", where="*_proj*", router_rank=4)
+    said = "1 tensor outside what is upscaled (model.layers.0.input_layernorm.weight) was changed by m0;"
+    assert twin.notes[0] == f"{said} only the part in the shared expert is kept"
 
 
 def test_where(made):
@@ -120,9 +140,7 @@ def test_linears_that_nobody_changed_stay(made):
     result = both(made)
     assert result.linears == 6
     assert result.notes[0] == (
-        "model.layers.0.self_attn.k_proj.weight, model.layers.0.self_attn.o_proj.weight,"
-        " model.layers.0.self_attn.q_proj.weight, model.layers.0.self_attn.v_proj.weight and 4 more:"
-        " no expert has changed it, so it stays the base's"
+        "8 linears stay as in the base (model.layers.0.self_attn.k_proj.weight, …): no expert changed them"
     )
     model = open_torch(made / "out")
     assert type(model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
@@ -224,6 +242,7 @@ def test_in_bfloat16_twin_experts_are_relative_to_what_was_written(tmp_path):
         ({"preset": "moe"}, RecipeError, "there is no preset 'moe'; use smile or twin"),
         ({"labels": ["a"]}, RecipeError, "1 labels for 2 experts"),
         ({"labels": ["a", "a"]}, RecipeError, "2 labels for 2 experts; give each its own label"),
+        ({"weights": {"m1": float("nan")}}, RecipeError, "the weight of m1 is nan; give finite weights"),
         ({"weights": {"x": 1}}, RecipeError, "no expert is labelled 'x'; use one of: m0, m1"),
     ],
 )
@@ -256,6 +275,11 @@ def test_models_that_do_not_fit(made):
 def test_a_base_must_be_a_model_folder(made):
     with pytest.raises(RefusedError, match="the base of a mixture is a model folder"):
         upscale(made / "m1" / "model.safetensors", [made / "m0"], made / "out")
+    pack(made / "base", made / "m0", made / "packed", codec="lossless")
+    with pytest.raises(
+        RefusedError, match=r"a packed delta cannot be the base of a mixture in .*; unpack it"
+    ):
+        upscale(made / "packed", [made / "m1"], made / "out", **SMALL)
 
 
 def test_an_architecture_that_transformers_does_not_know(made):

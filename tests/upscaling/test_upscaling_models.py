@@ -154,6 +154,14 @@ def test_weights_of_the_caller(language):
         model.set_expert_weights({"m9": 1})
     with pytest.raises(ValueError, match="expected \\(rows, 2\\)"):
         model.set_expert_weights(torch.ones(2, 3))
+    for number in (float("nan"), float("inf"), -float("inf"), 1e39):
+        with pytest.raises(
+            RecipeError, match=f"the weight of m1 is {number}; give finite weights".replace("+", ".")
+        ):
+            model.set_expert_weights({"m1": number})
+        with pytest.raises(RecipeError, match="some of the weights are not finite"):
+            model.set_expert_weights(torch.tensor([[1.0, number]]))
+    assert torch.equal(model(TOKENS).logits, routed)  # none of them took effect
 
 
 def test_a_copy_has_routing_of_its_own(language):

@@ -29,7 +29,7 @@ def command(name: str, dialect: Dialect, as_json: bool) -> None:
     Where a codec shares its name with another method, `codec:NAME` means the codec.
     """
     from deltasmith.recipe.explain import explain, render
-    from deltasmith.recipe.explain_codec import codec_of, explain_codec, render_codec
+    from deltasmith.recipe.explain_codec import codec_beside, codec_of, explain_codec, render_codec
 
     if (codec := codec_of(name)) is not None:
         found = explain_codec(codec)
@@ -43,3 +43,5 @@ def command(name: str, dialect: Dialect, as_json: bool) -> None:
         print_json(asdict(explanation))
     else:
         click.echo(render(explanation), nl=False)
+        if beside := codec_beside(name):
+            click.echo(f"\n{beside}")

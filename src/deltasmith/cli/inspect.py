@@ -35,7 +35,7 @@ def command(packed: str, group: str, as_json: bool) -> None:
 
     table = Table(box=None, header_style="bold")
     table.add_column(group)
-    for title in ("codec", "tensors", "elements", "size", "bits", "% of 16 bit", "relative error"):
+    for title in ("codec", "tensors", "elements", "size", "bits", "arrays, % of 16 bit", "relative error"):
         table.add_column(title, justify="left" if title == "codec" else "right")
     lines = [*found.by(group), *(found.by("model") if group != "model" else [])]  # type: ignore[arg-type]
     for line in lines:
@@ -52,6 +52,10 @@ def command(packed: str, group: str, as_json: bool) -> None:
     base = found.packed.base
     labels = ", ".join(found.packed.labels)
     named = f"{printable(base.name, 120)} (fingerprint {printable(base.fingerprint, 60)})"
-    click.echo(f"{labels} over {named}; file {human(found.nbytes)}")
+    click.echo(f"{labels} over {named}; file {human(found.nbytes)}, {100 * found.ratio:.1f} % of 16 bit")
+    if found.shared:
+        click.echo(
+            f"{human(found.shared)} of arrays that several deltas share: in each of their rows, in `all` once"
+        )
     for note in found.packed.document.notes:
         click.echo(f"note: {printable(note, 2000)}")

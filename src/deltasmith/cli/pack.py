@@ -47,7 +47,7 @@ def _pair(text: str) -> tuple[str, str]:
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
     help="Instead of --codec: choose codecs so that the whole takes this share of the model in 16 bits, at the least"
-    " error. Codes every tensor by every candidate first.",
+    " error. Slow: codes every tensor by every candidate first.",
 )
 @click.option(
     "--candidate",
@@ -59,7 +59,7 @@ def _pair(text: str) -> tuple[str, str]:
 @click.option(
     "--statistics",
     metavar="FILE",
-    help="Gram matrices of the layers' inputs, for codecs that weigh errors by them.",
+    help="Gram matrices of the layers' inputs (`NAME::gram`), for codecs that weigh errors by them: claq.",
 )
 @click.option(
     "--trainer",

@@ -1,15 +1,16 @@
 """The explicit union of codecs: which record each name stands for, in each dialect, and how a user writes one.
 
 A record is written "module:Class" and imported when it is first asked for. A new codec is one file beside this
-one, one line below, and one example in tests/codecs/examples.py.
+one, one line below, one example in tests/codecs/codecs_examples.py, a section of docs/format.md and a function in
+tests/packing/page_reader.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
 
@@ -37,10 +38,8 @@ CODECS: Mapping[str, str] = {
 def codec_class(name: str) -> type[Codec]:
     """Import the record that a codec's name stands for; RecipeError with a suggestion if there is none."""
     if name not in CODECS:
-        import difflib
-
-        near = difflib.get_close_matches(name, CODECS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CODECS)}"
+        near = _near(name, CODECS)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(CODECS)}"
         raise RecipeError(f"no codec is called {printable(repr(name), 60)}", fix=hint)
     module, _, record = CODECS[name].partition(":")
     found: type[Codec] = getattr(import_module(f"deltasmith.codecs.{module}"), record)
@@ -77,14 +76,56 @@ def codec_from(tree: str | Mapping[str, Any]) -> Codec:
     try:
         return kind.model_validate(fields)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(kind.model_fields) or "none"
-        raise RecipeError(
-            f"{printable(field, 60) + ': ' if field else ''}{first['msg']}",
-            where=f"codec {name}",
-            fix=f"its fields are: {known}",
-        ) from error
+        raise _refused(name, kind, error) from error
+
+
+def _refused(name: str, kind: type[Codec], error: pydantic.ValidationError) -> RecipeError:
+    """Say what is wrong with the first field that a codec refuses."""
+    first = error.errors(include_url=False)[0]
+    known = ", ".join(kind.model_fields)
+    hint = f"its fields are: {known}" if known else "it has no fields"
+    if not first["loc"]:
+        return RecipeError(first["msg"].removeprefix("Value error, "), where=f"codec {name}", fix=hint)
+    field = str(first["loc"][0])
+    shown = printable(field, 60)
+    if field not in kind.model_fields:
+        near = _near(field, kind.model_fields)
+        hint = f"did you mean {near}?" if near else hint
+        return RecipeError(f"codec {name} has no field {shown!r}", fix=hint)
+    value = printable(repr(first["input"]), 60)
+    return RecipeError(f"{shown} of codec {name} must be {_wanted(kind, field)}, not {value}")
+
+
+def _near(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like `word`, if one is like it at all."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return close[0] if close else None
+
+
+def _wanted(kind: type[Codec], field: str) -> str:
+    """Describe what a field takes: `a whole number, at least 1`, `minus, plus or zero`."""
+    info = kind.model_fields[field]
+    annotation, metadata = info.annotation, list(info.metadata)
+    if type(None) in get_args(annotation):  # a union with none: the other part carries type and range
+        part = next(part for part in get_args(annotation) if part is not type(None))
+        annotation = part
+        if get_origin(part) is Annotated:
+            annotation, *given = get_args(part)
+            metadata += [limit for each in given for limit in getattr(each, "metadata", [each])]
+    if get_origin(annotation) is Literal:
+        *front, end = map(str, get_args(annotation))
+        return f"{', '.join(front)} or {end}" if front else end
+    words: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    limits = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    ranges = [
+        f"{phrase} {getattr(given, key):g}"
+        for given in metadata
+        for key, phrase in limits.items()
+        if getattr(given, key, None) is not None
+    ]
+    return ", ".join([words.get(annotation, "another value"), *([" and ".join(ranges)] if ranges else [])])
 
 
 def _split(tree: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

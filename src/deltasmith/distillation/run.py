@@ -21,7 +21,7 @@ from deltasmith.errors import InterruptedRunError, RecipeError, RefusedError, pr
 from deltasmith.evaluate.models.opening import is_recipe
 from deltasmith.formats.claim import check_place, resolve_output
 from deltasmith.formats.hashing import hash_bytes
-from deltasmith.formats.opening import OpenedModel, find_base, open_model
+from deltasmith.formats.opening import BaseNotFoundError, OpenedModel, find_base, open_model, split_label
 from deltasmith.formats.packed import PackedDelta, PackedModel, open_packed
 from deltasmith.packing.material import gather
 from deltasmith.table.checkpoint import Checkpoint, Floats
@@ -84,10 +84,11 @@ def distill(
 ) -> DistillResult:
     """Train the scales of a packed delta so that its logits come near those of `model`, and write it to `out`.
 
-    `packed` holds tensors of `bitdelta` or `residual_bits`; all their scales learn together, and every other byte
-    of the delta stays. `base` is the model it was packed against (default: the one that lies beside it), `model` the
-    one that was packed (a folder, recipe or adapter), `data` a file of documents (`documents.read_documents`) of
-    which pieces of `length` tokens are read, a tenth held out. `settings` are the fields of `training.Settings`.
+    `packed` is PATH or PATH#LABEL, with tensors of `bitdelta` or `residual_bits`; all their scales learn together,
+    and every other byte of the delta stays. `base` is the model it was packed against (default: the one that lies
+    beside it), `model` the one that was packed (a folder, recipe or adapter), `data` a file of documents
+    (`documents.read_documents`) of which pieces of `length` tokens are read, a tenth held out. `settings` are the
+    fields of `training.Settings`.
     `dtype` is what both networks compute in: `auto` is float32 on a CPU, what the model is stored in elsewhere.
     Scales are chosen by the loss on what is held out, those as packed among them: it never rises.
 
@@ -106,9 +107,10 @@ def distill(
     require_transformers()
     check_device(device)
     chosen = _settings(settings or {}, length)
+    packed, label = _place(str(packed), label)
     delta = open_packed(packed).delta(label)
     ground = open_model(str(base)) if base is not None else None
-    bound = delta.bind(_checkpoint(ground) if ground is not None else find_base(delta))
+    bound = delta.bind(_checkpoint(ground) if ground is not None else _beside(delta))
     teacher = _teacher(delta, bound, ground, str(model), stopper)
     tensors = _tensors(delta)
     inputs = [path for p in (packed, data, model, base) if p is not None and (path := Path(p)).exists()]
@@ -136,6 +138,27 @@ def distill(
         time.perf_counter() - began,
         (*notes, *warnings),
     )
+
+
+def _place(packed: str, label: str | None) -> tuple[Path, str | None]:
+    """Split PATH#LABEL; a label that is also given must be the same."""
+    place, inner = split_label(packed)
+    if inner is not None and label not in (None, inner):
+        raise RecipeError(
+            f"two labels, {printable(inner, 80)!r} and {printable(str(label), 80)!r}",
+            where="distill",
+            fix="give one",
+        )
+    return Path(place), label if inner is None else inner
+
+
+def _beside(delta: PackedDelta) -> Checkpoint:
+    try:
+        return find_base(delta)
+    except BaseNotFoundError as error:
+        raise BaseNotFoundError(
+            error.what, where=error.where, fix="give it with --base, or put it beside"
+        ) from error
 
 
 def _settings(fields: Mapping[str, Any], length: int) -> Settings:

@@ -18,7 +18,7 @@ from deltasmith.formats.packed import PACKED_NAME, Packed, PackedDelta, PackedMo
 from deltasmith.formats.trainer_delta import TrainerDelta, is_trainer_delta, open_trainer_delta
 from deltasmith.table.checkpoint import Checkpoint, SourceFile
 
-__all__ = ["OpenedModel", "find_base", "find_base_model", "open_model"]
+__all__ = ["BaseNotFoundError", "OpenedModel", "find_base", "find_base_model", "open_model", "split_label"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class OpenedModel:
             self.checkpoint.check_unchanged()
 
 
+class BaseNotFoundError(RefusedError):
+    """The base of a packed delta is in none of the places where it is looked for."""
+
+
 def open_model(source: str, relative_to: Path | None = None, *, offline: bool = False) -> OpenedModel:
     """Open whatever `source` names, without reading a value.
 
@@ -86,7 +90,7 @@ def open_model(source: str, relative_to: Path | None = None, *, offline: bool = 
         RefusedError: packed quantised weights, adapters other than plain LoRA, a model and an adapter in one
         folder.
     """
-    place, label = _split_label(source, relative_to)
+    place, label = split_label(source, relative_to)
     found = resolve(place, relative_to, offline=offline)
     if is_packed(found.path):
         return _from_packed(source, found, label)
@@ -158,7 +162,7 @@ def _from_trainer(source: str, found: Resolved) -> OpenedModel:
     )
 
 
-def _split_label(source: str, relative_to: Path | None) -> tuple[str, str | None]:
+def split_label(source: str, relative_to: Path | None = None) -> tuple[str, str | None]:
     """Split PATH#LABEL, unless a file of the whole name exists."""
     path, sign, label = source.rpartition("#")
     if not sign or os.path.lexists((relative_to or Path()) / source):
@@ -205,7 +209,7 @@ def find_base_model(delta: PackedDelta) -> OpenedModel:
     """Look for the base of a packed delta, and check it: a folder of its name beside the delta or here, or the hub.
 
     Raises:
-        RefusedError: it is in none of these places.
+        BaseNotFoundError: it is in none of these places.
         DamagedInputError: what is there is another model.
     """
     base = delta.packed.base
@@ -215,10 +219,10 @@ def find_base_model(delta: PackedDelta) -> OpenedModel:
             return _checked(delta, str(home / base.name))
     if base.name.count("/") == 1:
         return _checked(delta, f"{base.name}@{base.revision}" if base.revision else base.name)
-    raise RefusedError(
+    raise BaseNotFoundError(
         f"a packed delta needs its base {printable(base.name, 80)!r}, which is not beside it",
         where=delta.where,
-        fix="put the base there, give it with --base, or name both in a recipe",
+        fix="put the base beside it, or name base and delta in a recipe",
     )
 
 

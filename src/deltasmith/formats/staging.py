@@ -38,7 +38,8 @@ class Staging:
     """A claimed place: `out` is where the result will be, `partial` where it is written until then.
 
     `key` stands for everything the result depends on: a later run with the same key finds the same `partial`.
-    `replaced` is where an old OUT waits while the new one takes its place.
+    `replaced` is where an old OUT waits while the new one takes its place. `leftovers` are partial folders of
+    interrupted runs with other keys, which nothing will ever use unless such a run is repeated.
     """
 
     out: Path
@@ -47,6 +48,7 @@ class Staging:
     lock: Lock
     overwrite: bool
     published: bool = False
+    leftovers: tuple[Path, ...] = ()
 
     @classmethod
     def claim(cls, out: Path, key: str, inputs: Sequence[Path] = (), *, overwrite: bool = False) -> Staging:
@@ -73,7 +75,7 @@ class Staging:
         except BaseException:
             lock.release()
             raise
-        return cls(out, partial, replaced, lock, overwrite)
+        return cls(out, partial, replaced, lock, overwrite, leftovers=_leftovers(out, partial))
 
     def refuse_newcomers(self) -> None:
         """Refuse to publish over files that have appeared in OUT since it was claimed."""
@@ -135,8 +137,14 @@ class Staging:
                 raise
 
     def tidy(self) -> tuple[str, ...]:
-        """Remove the old output after the new one is in place; return warnings where that failed."""
-        return (*_remove(self.replaced), *_remove(self.partial))
+        """Remove the old output after the new one is in place; return warnings: where that failed, and leftovers."""
+        left = tuple(
+            f"{printable(folder.name)} is left from an interrupted run with other settings; "
+            "remove it if it is not wanted"
+            for folder in self.leftovers
+            if folder.is_dir()
+        )
+        return (*left, *_remove(self.replaced), *_remove(self.partial))
 
     def discard(self) -> None:
         """Give up: remove the partial folder and let go of the place. OUT itself is left as it was."""
@@ -148,6 +156,17 @@ class Staging:
 def _neighbour(out: Path, kind: str, key: str) -> Path:
     """Name a folder beside OUT: `partial` is being written, `replaced` an old OUT that has made room."""
     return out.with_name(f"{out.name}.{kind}-{key[:8]}")
+
+
+def _leftovers(out: Path, partial: Path) -> tuple[Path, ...]:
+    """Find what runs with other keys have left beside OUT; nothing where the folder cannot be listed."""
+    try:
+        with os.scandir(out.parent) as entries:
+            found = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+    except OSError:
+        return ()
+    left = (name for name in sorted(found) if name.startswith(f"{out.name}.partial-"))
+    return tuple(out.with_name(name) for name in left if name != partial.name)
 
 
 def _remove(folder: Path) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def pack_models(
     """Pack one model, or several with the codec `emr`; RecipeError for a combination that makes no sense."""
     if trainer is not None:
         chosen = {"--codec": codec, "--budget": budget, "--candidate": among} | _chosen(options)
-        if given := [option for option, value in chosen.items() if value]:
+        if given := [option for option, value in chosen.items() if value not in (None, (), [])]:
             raise RecipeError(
                 f"--trainer stores the bytes that changed, and {', '.join(given)} would choose codecs",
                 where="pack",
@@ -40,7 +40,7 @@ def pack_models(
         _refuse_several(models, "")
         run = {key: value for key, value in options.items() if key in _RUN}
         return pack_trained(base, models[0], out, encoding=trainer, **run)
-    codec = codec or _CODEC
+    named, codec = codec is not None, _CODEC if codec is None else codec
     if codec.partition(":")[0] == "emr":
         from deltasmith.packing.unified import pack_unified
 
@@ -51,6 +51,12 @@ def pack_models(
         return pack_unified(base, models, out, codec=codec, **options)
     _refuse_several(models, ", or together with --codec emr")
     if budget is not None:
+        if named:
+            raise RecipeError(
+                "--budget chooses codecs, and --codec names one",
+                where="pack",
+                fix="drop one of them, or offer codecs with --candidate",
+            )
         from deltasmith.packing.candidates import CANDIDATES
         from deltasmith.packing.frugal import pack_within
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from deltasmith.formats.hub import resolve
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import Packed, is_packed, open_packed
 from deltasmith.formats.packed_document import TensorRecord
+from deltasmith.formats.trainer_delta import is_trainer_delta
 from deltasmith.table.names import layer_of, projection_of
 
 __all__ = ["Inspection", "Line", "inspect"]
@@ -61,6 +63,16 @@ class Inspection:
     packed: Packed
     label: str
     lines: tuple[Line, ...]
+    shared: int = 0
+    """Bytes of arrays that several deltas share, as often as they are counted twice."""
+
+    @property
+    def ratio(self) -> float:
+        """Return the file's bytes over those of all its models in 16 bits an element, as `pack` tells it."""
+        elements = sum(
+            r.spec.size for tensors in self.packed.document.deltas.values() for r in tensors.values()
+        )
+        return self.nbytes / (_BIT16 * elements) if elements else 0.0
 
     @property
     def nbytes(self) -> int:
@@ -68,13 +80,16 @@ class Inspection:
         return sum(source.nbytes for source in self.packed.sources)
 
     def by(self, group: Grouping) -> list[Line]:
-        """Combine the lines of tensors into groups."""
+        """Combine the lines of tensors into groups; in the one of `model`, arrays that deltas share count once."""
         if group == "tensor":
             return list(self.lines)
         groups: dict[str, list[Line]] = {}
         for line in self.lines:
             groups.setdefault(_group(line, group), []).append(line)
-        return [_combined(name, members) for name, members in groups.items()]
+        combined = [_combined(name, members) for name, members in groups.items()]
+        if group == "model":
+            return [replace(line, nbytes=line.nbytes - self.shared) for line in combined]
+        return combined
 
     def as_json(self) -> dict[str, Any]:
         """Return all groupings as plain data."""
@@ -84,6 +99,7 @@ class Inspection:
             "labels": list(self.packed.labels),
             "base": {"name": base.name, "revision": base.revision, "fingerprint": base.fingerprint},
             "bytes": self.nbytes,
+            "ratio": self.ratio,
             "notes": list(self.packed.document.notes),
             **{
                 g: [line.as_json() for line in self.by(g)]
@@ -95,10 +111,10 @@ class Inspection:
 def inspect(packed: str | Path) -> Inspection:
     """Read what a packed delta (`PATH`, or `PATH#LABEL`) takes and how near it comes; no base is needed.
 
-    Arrays that several deltas share count in each of them.
+    Arrays that several deltas share count in each of them, and once in the model as a whole.
 
     Raises:
-        DamagedInputError: damaged or of a newer version. RefusedError: no packed delta.
+        DamagedInputError: damaged or of a newer version. RefusedError: no packed delta, or a trainer's.
     """
     opened = open_model(str(packed)) if "#" in str(packed) else None
     if opened is not None and opened.packed is not None:
@@ -113,11 +129,24 @@ def inspect(packed: str | Path) -> Inspection:
         for label in labels
         for name, record in container.document.deltas[label].items()
     )
-    return Inspection(container, ", ".join(labels), lines)
+    used = Counter(
+        array
+        for label in labels
+        for record in container.document.deltas[label].values()
+        for array in record.arrays.values()
+    )
+    shared = sum((count - 1) * sizes[array] for array, count in used.items())
+    return Inspection(container, ", ".join(labels), lines, shared)
 
 
 def _container(packed: str | Path) -> Packed:
     path = Path(packed) if Path(packed).exists() else resolve(str(packed)).path
+    if path.is_dir() and is_trainer_delta(path):
+        raise RefusedError(
+            "a trainer's delta: the bytes that changed, without codecs or errors to show",
+            where=printable(str(packed)),
+            fix="unpack it, with --base",
+        )
     if not is_packed(path):
         raise RefusedError(
             "not a packed delta",

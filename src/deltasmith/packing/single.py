@@ -122,11 +122,15 @@ def cells_of(
                 "a tensor's name is too long to be part of its arrays' names", where=printable(name, 120)
             )
     missing = [name for name in base.checkpoint.specs if name not in specs]
-    first = printable(missing[0], 120) if missing else ""
-    notes = (
-        (f"{len(missing)} tensors of the base are not in the model, the first {first}",) if missing else ()
-    )
-    return cells, notes
+    grown = [cell.spec.name for cell in cells if cell.spec.name not in base.checkpoint.specs]
+    reshaped = [c.spec.name for c in cells if c.base is None and c.spec.name in base.checkpoint.specs]
+    told = {
+        f"{len(missing)} tensors of the base are not in the model": missing,
+        f"tensors that the base lacks, stored whole: {len(grown)}": grown,
+        f"tensors of another shape or kind than the base's, stored whole: {len(reshaped)}": reshaped,
+    }
+    notes = [f"{what}, the first {printable(names[0], 120)}" for what, names in told.items() if names]
+    return cells, tuple(notes)
 
 
 def order_of(

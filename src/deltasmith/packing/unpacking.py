@@ -7,8 +7,9 @@ from typing import Any
 
 from deltasmith.api import MergeResult
 from deltasmith.conversion import copy_model
+from deltasmith.engine.progress import Progress, Silent
 from deltasmith.errors import RefusedError, VerificationError, printable
-from deltasmith.formats.opening import OpenedModel, open_model
+from deltasmith.formats.opening import BaseNotFoundError, OpenedModel, open_model
 from deltasmith.formats.packed import PackedDelta, PackedModel
 from deltasmith.packing.writing import open_base
 
@@ -29,7 +30,12 @@ def open_packed_model(packed: str | Path, base: str | Path | None = None) -> tup
             fix="give a folder that `deltasmith pack` wrote",
         )
     if base is None:
-        _ = opened.checkpoint.base
+        try:
+            _ = opened.checkpoint.base
+        except BaseNotFoundError as error:
+            raise BaseNotFoundError(
+                error.what, where=error.where, fix=f"give it with --base, {error.fix}"
+            ) from error
         return opened, opened.checkpoint
     ground = open_model(str(base))
     if ground.checkpoint is None:
@@ -50,6 +56,7 @@ def unpack(
         DamagedInputError: damaged, of a newer version, or another base. RefusedError: no base found, or as `merge`.
         VerificationError: a tensor that should be exact is not.
     """
+    options["progress"] = _Unpacking(options.get("progress") or Silent())
     if (trained := open_model(str(packed))).trainer is not None:
         return _unpack_trained(trained, Path(packed), base, Path(out), options)
     opened, model = open_packed_model(packed, base)
@@ -68,6 +75,20 @@ def unpack(
     return copy_model(
         model, opened, Path(packed), Path(out), kind="unpack", check=check, inputs=folders, **options
     )
+
+
+class _Unpacking:
+    """Calls the one phase that unpacking has by its name: a copy has nothing to survey or to merge."""
+
+    def __init__(self, listener: Progress) -> None:
+        self.listener = listener
+
+    def phase(self, name: str, total: int) -> None:
+        if name != "surveying":
+            self.listener.phase("unpacking", total)
+
+    def advance(self, nbytes: int) -> None:
+        self.listener.advance(nbytes)
 
 
 def _unpack_trained(

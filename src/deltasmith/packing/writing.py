@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 import xxhash
 
 from deltasmith import __version__
-from deltasmith.codecs.catalogue import codec_tree
+from deltasmith.codecs.catalogue import codec_text, codec_tree
+from deltasmith.codecs.lossless import Lossless
 from deltasmith.codecs.protocol import Cell, Codec
 from deltasmith.codecs.zero import Zero
 from deltasmith.engine.coding import CodingTask, code
@@ -244,7 +246,27 @@ def _document(order: Order, output: PackedOutput, base: BaseRecord) -> Document:
     """Describe everything that was written."""
     sources = {m.label: {"name": shown_source(m.name), "revision": m.revision} for m in order.materials}
     deltas = order.describe(output.finished)
-    return Document(__version__, base, deltas, output.hashes(), sources, order.notes)
+    sizes = {entry.name: entry.end - entry.begin for entry in output.file.entries}
+    notes = (*order.notes, *_larger(deltas, sizes))
+    return Document(__version__, base, deltas, output.hashes(), sources, notes)
+
+
+def _larger(deltas: Mapping[str, Tensors], sizes: Mapping[str, int]) -> list[str]:
+    """Note the tensors that take more room packed than as they were; arrays of several deltas are none's alone."""
+    records = [(name, record) for tensors in deltas.values() for name, record in tensors.items()]
+    uses = Counter(array for _, record in records for array in record.arrays.values())
+    found: dict[Codec, list[str]] = {}
+    for name, record in records:
+        own = sum(sizes[array] for array in record.arrays.values() if uses[array] == 1)
+        if own > record.spec.nbytes and not isinstance(
+            record.codec, Lossless
+        ):  # which adds a few bytes at most
+            found.setdefault(record.codec, []).append(name)
+    return [
+        f"{printable(names[0], 120)}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {codec_text(codec)} is"
+        " larger than the tensor itself"
+        for codec, names in found.items()
+    ]
 
 
 def _result(
@@ -261,6 +283,6 @@ def _result(
         sum(source.nbytes for source in order.sources),
         (error / norm) ** 0.5 if norm else 0.0,
         seconds,
-        order.notes,
+        document.notes,
         warnings,
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from deltasmith.codecs.catalogue import CODECS
 from deltasmith.errors import RecipeError
 from deltasmith.operation.protocols import Edit, Merge
 from deltasmith.operation.record import Record
@@ -96,8 +97,8 @@ def explain(name: str, dialect: Dialect = "paper") -> Explanation:
     """Explain a preset, an edit or a merge in one dialect; a preset comes before a merge of the same name."""
     known = (*PRESETS, *EDITS, *MERGES)
     if name not in known:
-        fix = suggestion(name, known) or "see `deltasmith methods`"
-        raise RecipeError(f"there is no preset, edit or merge {quoted(name)}", fix=fix)
+        fix = suggestion(name, (*known, *CODECS)) or "see `deltasmith methods`"
+        raise RecipeError(f"there is no preset, edit, merge or codec {quoted(name)}", fix=fix)
     offered = _offered(name)
     if dialect not in offered:
         raise RecipeError(f"{name} has no dialect {quoted(dialect)}", fix=f"it has {listed(offered, 'and')}")

@@ -11,7 +11,15 @@ from deltasmith.recipe.catalogue import EDITS, MERGES
 from deltasmith.recipe.explain import FieldLine, MethodRow, field_line, field_text, summary_of
 from deltasmith.recipe.presets import PRESETS
 
-__all__ = ["PREFIX", "CodecExplanation", "codec_of", "codec_rows", "explain_codec", "render_codec"]
+__all__ = [
+    "PREFIX",
+    "CodecExplanation",
+    "codec_beside",
+    "codec_of",
+    "codec_rows",
+    "explain_codec",
+    "render_codec",
+]
 
 _NEEDED = {"low_rank": "rank=16"}
 """Fields without which a codec is not complete."""
@@ -37,6 +45,13 @@ def codec_of(name: str) -> str | None:
     return name if name in CODECS and name not in (*PRESETS, *EDITS, *MERGES) else None
 
 
+def codec_beside(name: str) -> str:
+    """Return a line that points to the codec of this name, where `explain` means another method by it; else ""."""
+    if name not in CODECS or name not in (*PRESETS, *EDITS, *MERGES):
+        return ""
+    return f"There is also a codec of this name: deltasmith explain {PREFIX}{name}"
+
+
 def explain_codec(name: str) -> CodecExplanation:
     """Explain a codec from its record; RecipeError with a suggestion if there is none of that name."""
     record = codec_class(name)
@@ -53,9 +68,7 @@ def explain_codec(name: str) -> CodecExplanation:
 
 def codec_rows() -> tuple[MethodRow, ...]:
     """Return a line of `deltasmith methods` for every codec, in alphabetical order."""
-    return tuple(
-        MethodRow(n, "codec", summary_of(codec_class(n)), ("paper",), "bytes") for n in sorted(CODECS)
-    )
+    return tuple(MethodRow(n, "codec", summary_of(codec_class(n)), (), "bytes") for n in sorted(CODECS))
 
 
 def render_codec(explanation: CodecExplanation, width: int = 100) -> str:

@@ -16,7 +16,7 @@ from deltasmith.errors import RefusedError, printable
 from deltasmith.runtime.deltas import Delta, opened
 from deltasmith.runtime.loading import DecodedTerm, Pool, Stored, term_of
 from deltasmith.runtime.selection import Active, Selection
-from deltasmith.runtime.sites import Part, is_conv1d, site_of
+from deltasmith.runtime.sites import Part, Site, is_conv1d, site_of
 from deltasmith.runtime.terms import MaskTerm, Tensor
 
 __all__ = ["Others", "Runtime", "attach"]
@@ -47,9 +47,15 @@ def attach(
     forward pass at a time.
 
     Raises:
-        RefusedError: a tensor that the model does not have, of another shape, or in a place that cannot be served.
+        RefusedError: a model that deltas are attached to already; a tensor that the model does not have, of another
+            shape, or in a place that cannot be served.
         DamagedInputError: a delta that cannot be read.
     """
+    if any(isinstance(module, Site) for module in model.modules()):  # one would add its deltas to the other's
+        raise RefusedError(
+            "deltas are attached to this model already",
+            fix="detach() that runtime first, or attach all deltas together",
+        )
     found = {label: opened(delta) for label, delta in deltas.items()}
     return Runtime(model, _parts(model, found, others, tuple(ignore)))
 
@@ -71,6 +77,15 @@ class Runtime:
         sites = {child: site_of(child, parts, self._active) for child, parts in attached.parts.items()}
         for parent, name, child in self._sites:
             parent._modules[name] = sites[child]
+
+    def __repr__(self) -> str:
+        """Say which deltas there are, which is in use, and how many bytes they take."""
+        labels = ", ".join(map(_shown, self.labels))
+        if not self._sites and self._parts:
+            return f"<Runtime of {labels}: detached>"
+        rows = ", ".join(map(_shown, self._active.selection.rows))
+        used = rows if self._active.selection.uniform else f"{rows} by row"
+        return f"<Runtime of {labels}: {used} in use, {self.total_nbytes:,} bytes>"
 
     def switch(self, label: str | Sequence[str | None] | None) -> None:
         """Use one delta for every row from now on, or one label per row; None is the base."""
@@ -306,6 +321,10 @@ def _refuse_places(model: nn.Module, owners: Mapping[str, _Owner], names: list[s
 
 def _readers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((prefix, m) for prefix, m in model.named_modules() if isinstance(m, _READ_ELSEWHERE))
+
+
+def _shown(label: str | None) -> str:
+    return "the base" if label is None else printable(label, 40)
 
 
 def _bytes(items: Sequence[Any]) -> int:

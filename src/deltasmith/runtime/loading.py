@@ -53,13 +53,12 @@ class Stored:
         return f"{printable(self.name, 120)} of the delta {printable(self.label, 60)!r}"
 
     def damaged(self, cause: Exception) -> DamagedInputError:
-        """Describe a tensor that does not decode."""
-        fix = "fetch or pack it again"
+        """Describe a tensor that does not decode: where the base's values take part, they are the likelier cause."""
+        what, fix = "it does not decode", "fetch or pack it again"
         if self.delta.codec(self.name).domain == "stored" and self.cell.base is not None:
+            what = "the model is not the base that the delta was packed against, or the delta is damaged"
             fix = f"load the base it was packed with, or {fix}"
-        return DamagedInputError(
-            f"it does not decode ({printable(str(cause), 200)})", where=self.where, fix=fix
-        )
+        return DamagedInputError(f"{what} ({printable(str(cause), 200)})", where=self.where, fix=fix)
 
     def deltas(self, start: int, stop: int) -> Tensor:
         """Decode elements [start, stop) of the delta, 1-D float32 on the CPU."""

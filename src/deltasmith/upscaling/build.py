@@ -41,8 +41,19 @@ if TYPE_CHECKING:
 __all__ = ["Upscaled", "upscale"]
 
 _SHARD = 5 << 30
-_SHOWN = 4
 _NAMES = ("linears", "embeddings", "norms")
+_LOADING = """
+## Loading
+
+transformers knows this kind of model only after `import deltasmith.upscaling.auto` (`pip install "deltasmith[hf]"`):
+
+```python
+import deltasmith.upscaling.auto
+from transformers import AutoModelForCausalLM  # or the Auto class that the base needs
+
+model = AutoModelForCausalLM.from_pretrained(".")  # this folder
+```
+"""
 
 
 @dataclass(frozen=True)
@@ -237,18 +248,31 @@ def _changed(inputs: Inputs, place: Place, stop: Stop) -> bool:
 def _notes(job: Job, wanted: Sequence[Place]) -> Iterator[str]:
     """Say which modules stay the base's, and which of the experts' changes the mixture does not hold."""
     if same := [place.weight for place in wanted if place not in job.places]:
-        yield f"{_listed(same)}: no expert has changed it, so it stays the base's"
-    kept = "only its part in the shared expert is kept" if job.shared_scale else "the base's is used"
+        one, many = ("module", "modules") if job.shared_scale else ("linear", "linears")
+        stay = f"1 {one} stays" if len(same) == 1 else f"{len(same)} {many} stay"
+        yield f"{stay} as in the base{_first(same)}: no expert changed {'it' if len(same) == 1 else 'them'}"
     for label, lost in job.left_out().items():
-        yield f"{printable(label)} has changed {_listed(lost)}, which is no upscaled linear: {kept}"
-    if job.settings.router is None and (job.settings.embeddings or job.settings.norms):
-        count = len(job.settings.embeddings) + len(job.settings.norms)
-        yield f"{count} embeddings and norms have no gate: they are mixed only by given weights"
+        yield _lost(label, lost, job.shared_scale > 0)
+    count = len(job.settings.embeddings) + len(job.settings.norms)
+    if job.settings.router is None and count:
+        have = "1 embedding or norm has" if count == 1 else f"{count} embeddings and norms have"
+        yield f"{have} no gate: {'it is' if count == 1 else 'they are'} mixed only by given weights"
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(printable, names[:_SHOWN])) + more
+def _lost(label: str, names: Sequence[str], shared: bool) -> str:
+    one = len(names) == 1
+    which = "1 tensor" if one else f"{len(names)} tensors"
+    if shared:
+        which += " outside what is upscaled"
+        kept = "only the part in the shared expert is kept"
+    else:
+        which += " that is no upscaled linear" if one else " that are no upscaled linears"
+        kept = "the base's is kept" if one else "the base's are kept"
+    return f"{which}{_first(names)} {'was' if one else 'were'} changed by {printable(label)}; {kept}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return f" ({printable(names[0])}{', …' if len(names) > 1 else ''})"
 
 
 def _stamp(inputs: Inputs, settings: Settings, job: Job, layout: Layout, data: Mapping[str, Any]) -> str:
@@ -298,7 +322,7 @@ def _beside(
     ]
     shown = to_yaml(dict(recipe))
     card, warnings = model_card(name, parents, shown, merge=f"upscale:{settings.preset}", version=__version__)
-    files = {**beside.files, CONFIG_NAME: text.encode(), CARD_NAME: card}
+    files = {**beside.files, CONFIG_NAME: text.encode(), CARD_NAME: card + _LOADING.encode()}
     return files, (*beside.warnings, *warnings)
 
 

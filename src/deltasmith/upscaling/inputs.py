@@ -99,10 +99,17 @@ def open_inputs(
     Labels are the folders' names, numbered where two are equal.
 
     Raises:
-        RefusedError: a base that is no model folder; an expert of another architecture, vocabulary or shape.
+        RefusedError: a base that is no model folder (a packed delta is none); an expert of another architecture,
+            vocabulary or shape.
         DamagedInputError: what cannot be opened.
     """
     opened = open_model(str(base))
+    if opened.packed is not None:
+        raise RefusedError(
+            "a packed delta cannot be the base of a mixture",
+            where=printable(str(base)),
+            fix="unpack it first, or give the model it was packed against",
+        )
     if opened.checkpoint is None or opened.folder is None or opened.config is None:
         raise RefusedError(
             "the base of a mixture is a model folder with a config.json",

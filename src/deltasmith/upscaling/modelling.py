@@ -21,7 +21,7 @@ from transformers import PretrainedConfig as _PretrainedConfig
 from transformers.models.auto import auto_factory, modeling_auto
 from transformers.pytorch_utils import Conv1D
 
-from deltasmith.errors import DamagedInputError, printable
+from deltasmith.errors import DamagedInputError, RecipeError, printable
 from deltasmith.upscaling.linear import MixedConv1D, Mixture, SmileLinear
 from deltasmith.upscaling.router import Router
 from deltasmith.upscaling.routing import call_routed, generating, reading_prompts, routes
@@ -187,7 +187,7 @@ def set_expert_weights(model: Any, weights: Any) -> None:
     nothing makes them sum to 1.
 
     Raises:
-        RecipeError: an unknown label, or another number of weights than of experts.
+        RecipeError: an unknown label, another number of weights than of experts, or a weight that is not finite.
         ValueError: a tensor of another shape.
     """
     mixture: Mixture = model._mixture
@@ -196,6 +196,8 @@ def set_expert_weights(model: Any, weights: Any) -> None:
     elif isinstance(weights, torch.Tensor) and weights.dim() != 1:
         if weights.dim() != 2 or weights.shape[1] != mixture.experts:
             raise ValueError(f"weights of shape {list(weights.shape)}; expected (rows, {mixture.experts})")
+        if not bool(torch.isfinite(weights).all()):
+            raise RecipeError("some of the weights are not finite", fix="give finite weights")
         mixture.weights = weights.detach().clone()
     else:
         given: Mapping[str, float] | Sequence[float]

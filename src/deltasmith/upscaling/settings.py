@@ -30,6 +30,8 @@ TENSORS = ("smile_gate", "smile_svh", "smile_u", "smile_dense", "smile_bias", "s
 """The names of the tensors that a module of the base gains, after the module's own name and a dot."""
 ROUTER = "smile_router"
 """The name of the router among the model's modules, and before its tensors."""
+_LARGEST = 3.4e38
+"""The largest weight: what float32 holds, about."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class Settings:
             raise RecipeError(f"--density is {self.density}", fix="use a fraction above 0, at most 1")
         if self.weights is not None and len(self.weights) != count:
             raise RecipeError(f"{len(self.weights)} weights are given for {count} experts")
+        _refuse_endless(self.weights or (), self.experts)
         if self.router is not None:
             self.router.check()
 
@@ -179,14 +182,23 @@ def weights_of(given: Mapping[str, float] | Sequence[float], experts: Sequence[s
     """Return one weight per expert, in order, from a list or from labels (those not named get 0).
 
     Raises:
-        RecipeError: a label that no expert has, or another number of weights than of experts.
+        RecipeError: a label that no expert has, another number of weights than of experts, or one that is not finite.
     """
     if isinstance(given, Mapping):
         unknown = [label for label in given if label not in experts]
         if unknown:
             known = ", ".join(map(printable, experts))
             raise RecipeError(f"no expert is labelled {printable(unknown[0])!r}", fix=f"use one of: {known}")
-        return tuple(float(given.get(label, 0.0)) for label in experts)
-    if len(given) != len(experts):
-        raise RecipeError(f"{len(given)} weights are given for {len(experts)} experts")
-    return tuple(float(weight) for weight in given)
+        found = tuple(float(given.get(label, 0.0)) for label in experts)
+    else:
+        found = tuple(float(weight) for weight in given)
+    if len(found) != len(experts):
+        raise RecipeError(f"{len(found)} weights are given for {len(experts)} experts")
+    _refuse_endless(found, experts)
+    return found
+
+
+def _refuse_endless(weights: Sequence[float], experts: Sequence[str]) -> None:
+    for label, weight in zip(experts, weights, strict=True) if weights else ():
+        if not abs(weight) <= _LARGEST:  # false for nan, too
+            raise RecipeError(f"the weight of {printable(label)} is {weight}", fix="give finite weights")
