@@ -144,7 +144,7 @@ def test_the_base_beside_the_packed_folder_is_found(models, tmp_path, monkeypatc
     expected = words(models.root / "packed", models.root / "base")
     assert words(models.root / "packed") == expected
     shutil.copytree(models.root / "packed", tmp_path / "deep" / "packed")
-    with pytest.raises(RefusedError, match=r"needs its base 'base', which is not beside it.*--base"):
+    with pytest.raises(RefusedError, match=r"needs its base 'base', which is not beside it.*in a recipe"):
         words(tmp_path / "deep" / "packed")
     shutil.copytree(models.root / "base", tmp_path / "base")  # one folder further up
     assert words(tmp_path / "deep" / "packed") == expected
