@@ -23,7 +23,7 @@ def test_a_mixture(tmp_path):
     assert result.code == 0, result
     assert f"{tmp_path / 'out'}: 14 linears of 2 experts, 10,640 parameters (+86.3%)" in result.out
     assert "next: deltasmith evaluate" in result.out
-    assert "note: m0 has changed lm_head.weight" in result.err
+    assert "(lm_head.weight, …) were changed by m0; the base's are kept" in result.err
 
 
 @needs_transformers
