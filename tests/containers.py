@@ -13,7 +13,8 @@ import numpy as np
 import xxhash
 
 from deltasmith.formats.opening import open_model
-from deltasmith.formats.packed import PackedModel, open_packed
+from deltasmith.formats.packed import open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.packing import pack
 
 DOCUMENT = "deltasmith.document"

@@ -134,7 +134,7 @@ def _readable(source: Path) -> Iterator[Path]:
         yield source
         return
     if not source.is_file():
-        raise DamagedInputError("no such file", where=printable(str(source)))
+        raise DamagedInputError("no such file", where=printable(str(source)), fix="check the path")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError(
             "reading a pickle needs torch",

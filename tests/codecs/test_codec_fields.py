@@ -20,6 +20,11 @@ from deltasmith.errors import RecipeError
         ("claq:bits=9", "bits of codec claq must be a number, at least 1 and at most 8, not 9"),
         ("claq:high=1", "high of codec claq must be a whole number, at least 2 and at most 8, not 1"),
         ("low_rank", "give one of rank, error and energy in codec low_rank; its fields are: rank,"),
+        ("{bitdelta", "'{bitdelta' is no YAML in codec; see `deltasmith explain CODEC`"),
+        ("bitdelta:zero=[", "'[' is no YAML in codec; see"),
+        ("bitdelta:zero", "'zero' is not field=value in codec bitdelta; write name:field=value"),
+        ("{bitdelta: {}, zero: {}}", "a codec has one name in "),
+        ("{bitdelta: [1]}", "the fields of a codec are a mapping in bitdelta; write "),
     ],
 )
 def test_the_message_is_in_our_words(text, message):

@@ -25,6 +25,7 @@ from deltasmith.errors import (
 from deltasmith.evaluate.llama import Llama, load_folder
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.lab.tokens import CharTokenizer
 from deltasmith.packing import pack
 
@@ -110,7 +111,7 @@ def test_the_loss_is_that_of_the_packed_model_against_the_fine_tuned_one(distill
     config = json.loads((FINE / "config.json").read_text())
     base = open_model(str(FAMILY / "base")).checkpoint
     assert base is not None
-    model = open_packed(distilled[0]).delta().bind(base)
+    model = PackedModel.over(open_packed(distilled[0]).delta(), base)
     near = {name: np.empty(spec.size, np.float32) for name, spec in model.specs.items()}
     for name, out in near.items():
         model.read(name, 0, out)

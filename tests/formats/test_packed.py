@@ -11,8 +11,10 @@ import pytest
 from containers import EVERY, Parts, changed, packed, values, words
 from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.formats import packed as module
+from deltasmith.formats import packed_model
 from deltasmith.formats.opening import find_base, open_model
-from deltasmith.formats.packed import PackedColumn, PackedModel, is_packed, open_packed, predict
+from deltasmith.formats.packed import is_packed, open_packed
+from deltasmith.formats.packed_model import PackedColumn, PackedModel, predict
 from deltasmith.formats.rooms import Rooms
 from deltasmith.table.checkpoint import DictCheckpoint, Spec
 from deltasmith.table.dtypes import DTYPES
@@ -69,7 +71,7 @@ def test_it_opens_where_models_do(models):
 def test_all_ways_of_reading_agree(models):
     base = open_model(str(models.root / "base")).checkpoint
     whole = values(models.root / "packed", base)
-    model = open_packed(models.root / "packed").delta().bind(base)
+    model = PackedModel.over(open_packed(models.root / "packed").delta(), base)
     column = PackedColumn(model)
     for name, spec in model.specs.items():
         ground = np.empty(spec.size, np.float32)
@@ -95,7 +97,7 @@ def test_all_ways_of_reading_agree(models):
 def test_many_threads_read_at_once(models):
     base = open_model(str(models.root / "base")).checkpoint
     expected = words(models.root / "packed", models.root / "base")
-    model = open_packed(models.root / "packed").delta().bind(base)
+    model = PackedModel.over(open_packed(models.root / "packed").delta(), base)
     jobs = [name for _ in range(20) for name in model.specs]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda n: bytes(model.raw(n, 0, model.specs[n].size)), jobs))
@@ -104,10 +106,10 @@ def test_many_threads_read_at_once(models):
 
 def test_few_decoders_and_arrays_are_kept(models, monkeypatch):
     """What reading a whole model leaves in memory does not grow with the model."""
-    monkeypatch.setattr(module, "_KEPT_DECODERS", 3)
+    monkeypatch.setattr(packed_model, "_KEPT_DECODERS", 3)
     monkeypatch.setattr(module, "_KEPT_BYTES", 100)
     base = open_model(str(models.root / "base")).checkpoint
-    model = open_packed(models.root / "packed").delta().bind(base)
+    model = PackedModel.over(open_packed(models.root / "packed").delta(), base)
     expected = words(models.root / "packed", models.root / "base")
     for _ in range(2):
         for name, spec in model.specs.items():
@@ -119,7 +121,7 @@ def test_few_decoders_and_arrays_are_kept(models, monkeypatch):
 
 def test_an_array_is_hashed_once(models, monkeypatch):
     base = open_model(str(models.root / "base")).checkpoint
-    model = open_packed(models.root / "packed").delta().bind(base)
+    model = PackedModel.over(open_packed(models.root / "packed").delta(), base)
     for name, spec in model.specs.items():
         model.raw(name, 0, spec.size)
     monkeypatch.setattr(module, "combine_chunks", None)
@@ -211,7 +213,7 @@ def test_a_base_that_lacks_what_the_document_tells_of_it(copy):
     with pytest.raises(
         DamagedInputError, match=r"layers\.7.* does not decode \(the base has no such tensor\)"
     ):
-        open_packed(changed(copy, change)).delta().bind(base)
+        PackedModel.over(open_packed(changed(copy, change)).delta(), base)
 
 
 @pytest.mark.parametrize("shape", [[16, 24], [24, 15], [2**47, 2], [384]])
@@ -219,7 +221,7 @@ def test_shapes_that_the_base_does_not_have(copy, shape):
     base = open_model(str(copy.parent / "base")).checkpoint
     delta = open_packed(changed(copy, lambda p: p.tensor(UP).update(shape=shape))).delta()
     with pytest.raises(DamagedInputError, match="the base has no such tensor"):
-        delta.bind(base)
+        PackedModel.over(delta, base)
 
 
 def test_predictions_are_the_base_in_the_models_type():

@@ -13,6 +13,7 @@ from containers import EVERY, packed
 from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.packing import arithmetic, pack, unified
 from models import draw, family, tuned, write_model
 
@@ -44,7 +45,7 @@ def deltas(path: Path) -> dict[str, np.ndarray]:
     """Decode every delta with what opens a packed model, and subtract the base."""
     delta = open_packed(path).delta()
     base = open_model(str(path.parent / "base")).checkpoint
-    model = delta.bind(base)
+    model = PackedModel.over(delta, base)
     found = {}
     for name, spec in model.specs.items():
         values = np.empty(spec.size, np.float32)

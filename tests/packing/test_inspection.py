@@ -14,6 +14,7 @@ from containers import DOCUMENT, EVERY, Parts, changed, packed, words
 from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.packing import inspect, pack
 from models import family
 
@@ -49,7 +50,7 @@ def test_the_errors_are_those_of_the_decoded_deltas(models):
     """Measured again, from the outside, in float64."""
     base = open_model(str(models.root / "base")).checkpoint
     tune = open_model(str(models.root / "m0")).checkpoint
-    model = open_packed(models.root / "packed").delta().bind(base)
+    model = PackedModel.over(open_packed(models.root / "packed").delta(), base)
     for line in inspect(models.root / "packed").lines:
         near, ground, exact = (np.empty(line.elements, np.float32) for _ in range(3))
         base.read(line.name, 0, ground)

@@ -19,6 +19,7 @@ from deltasmith.errors import InterruptedRunError, RecipeError, RefusedError, Re
 from deltasmith.formats import array_file
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.packing import pack
 from deltasmith.packing.single import label_of
 from models import (
@@ -448,7 +449,7 @@ def test_an_adapter_as_model(models, tmp_path):
     dense = write_adapter(tmp_path / "lora", models.base, 1)
     pack(tmp_path / "base", tmp_path / "lora", tmp_path / "packed", codec="low_rank:rank=2")
     delta = open_packed(tmp_path / "packed").delta()
-    model = delta.bind(open_model(str(tmp_path / "base")).checkpoint)
+    model = PackedModel.over(delta, open_model(str(tmp_path / "base")).checkpoint)
     for name, expected in dense.items():
         found = np.empty(expected.size, np.float32)
         model.read_delta(name, 0, found)

@@ -15,6 +15,7 @@ import zstandard
 from containers import DOCUMENT, EVERY, Parts, changed, packed, words
 from deltasmith.errors import DamagedInputError, DeltasmithError
 from deltasmith.formats.opening import open_model
+from deltasmith.formats.packed_model import PackedModel
 from models import BF16, check_refusal, draw, family, neighbours, run, tree, tuned, write_adapter, write_model
 
 LAYER = "model.layers.0"
@@ -327,7 +328,7 @@ def test_absurd_shapes(copy, shape):
     for name in MODEL.values():
         changed(copy, lambda parts, name=name: parts.tensor(name).update(shape=shape))
         with pytest.raises(DamagedInputError, match=re.escape(name)):
-            open_model(str(copy)).packed.bind(open_model(str(copy.parent / "base")).checkpoint)
+            PackedModel.over(open_model(str(copy)).packed, open_model(str(copy.parent / "base")).checkpoint)
         good.write(copy)
     for name in (MODEL["lossless"], MODEL["dense"]):
         parts = Parts.of(copy)

@@ -12,6 +12,7 @@ from deltasmith.formats.packed import open_packed
 from deltasmith.packing.command import pack_models
 from deltasmith.packing.unified import pack_unified
 from deltasmith.packing.unpacking import unpack
+from models import run
 
 NAMES = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight")
 
@@ -123,3 +124,97 @@ def test_what_makes_no_sense_is_refused(family):
     with pytest.raises(RefusedError, match="#LABEL"):
         unpack(family / "emr", family / "o", base=family / "base")
     assert not (family / "o").exists()
+
+
+def codecs(folder, label):
+    return {name: type(r.codec).__name__ for name, r in open_packed(folder).delta(label).tensors.items()}
+
+
+def test_a_rule_comes_before_the_unified_vector(family):
+    pack_unified(
+        family / "base",
+        models(family),
+        family / "emr",
+        where="model.*",
+        rules=[("*.1.mlp.*", "bitdelta"), ("*.mlp.*", "sparse:values=float32"), ("head", "dense")],
+    )
+    for label in ("math", "code", "ins"):
+        first, second, norm = NAMES
+        assert codecs(family / "emr", label) == {
+            first: "Sparse", second: "BitDelta", norm: "Emr", "head": "Dense", "steps": "Lossless",
+        }  # fmt: skip
+        unpack(f"{family / 'emr'}#{label}", family / f"un-{label}", base=family / "base")
+        ours, theirs = values(family / f"un-{label}"), values(family / label)
+        np.testing.assert_allclose(ours[first], theirs[first], rtol=0, atol=1e-6)
+        assert ours["head"].tobytes() == theirs["head"].tobytes()
+
+
+def test_without_where_the_command_line_unifies_every_floating_tensor(family):
+    """Either spelling of the codec, and a --where that is given still counts."""
+    both = [family / "base", *models(family)]
+    for out, options in {
+        "a": ("--codec", "emr"),
+        "b": ("--codec", "{emr: {rescaler: l1}}"),
+        "c": ("--codec", "emr", "--where", "linears"),
+    }.items():
+        result = run("pack", *both, family / out, "--quiet", *options)
+        assert result.code == 0, result.err
+    assert codecs(family / "a", "math") == {
+        **dict.fromkeys(NAMES, "Emr"), "head": "Lossless", "steps": "Lossless",
+    }  # fmt: skip
+    assert codecs(family / "b", "math") == codecs(family / "a", "math")
+    assert codecs(family / "c", "math")[NAMES[2]] == "Lossless"
+    assert codecs(family / "c", "math")[NAMES[0]] == "Emr"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rules": [("no.such.*", "bitdelta")]}, r"no tensor matches 'no\.such\.\*'"),
+        (
+            {"rules": [("model.*", "sparse"), ("*.0.mlp.*", "bitdelta")]},
+            r"no tensor matches '\*\.0\.mlp\.\*'",
+        ),
+        ({"where": "no.such.*"}, r"'no\.such\.\*' names no floating tensor"),
+        ({"where": "steps"}, "'steps' names no floating tensor"),
+        ({"where": "head"}, "'head' names no floating tensor"),
+        ({"rules": [("model.*", "sparse")]}, "take back a --rule"),
+        ({"codec": "bitdelta"}, "bitdelta codes one model"),
+    ],
+)
+def test_a_rule_or_where_that_names_nothing_is_refused(family, options, words):
+    with pytest.raises(RecipeError, match=words):
+        pack_unified(family / "base", models(family), family / "emr", **options)
+    assert not (family / "emr").exists()
+
+
+def test_a_rule_that_an_earlier_one_hides_in_one_model_counts_in_another(family):
+    """The second is for a tensor that only `more` has; in `math` the first takes all that it names."""
+    own = values(family / "ins")
+    write(family / "more", {**own, "model.extra": np.ones((4, 4), np.float32)})
+    others = [family / "math", family / "more"]
+    pack_unified(
+        family / "base",
+        others,
+        family / "emr",
+        rules=[("model.layers.0.*", "sparse"), ("model.*[0x]*", "dense")],
+    )
+    assert codecs(family / "emr", "more")["model.extra"] == "Dense"
+    assert codecs(family / "emr", "math")[NAMES[0]] == codecs(family / "emr", "more")[NAMES[0]] == "Sparse"
+
+
+def test_notes_are_kept_with_the_model_they_are_on(family):
+    write(family / "more", {**values(family / "ins"), "extra": np.ones((4, 4), np.float32)})
+    less = {name: array for name, array in values(family / "code").items() if name != "head"}
+    write(family / "less", less)
+    result = pack_unified(
+        family / "base", [family / "math", family / "more", family / "less"], family / "emr",
+        rules=[("head", "bitdelta")],
+    )  # fmt: skip
+    assert any(note.startswith("emr of 3 models") for note in result.notes)
+    told = {note.partition(":")[0]: note for note in result.notes if "extra" in note}
+    assert told.keys() == {"more"}
+    assert any(note.startswith("less: ") and "head" in note for note in result.notes), result.notes
+    changed = [note for note in result.notes if "lossless instead of bitdelta" in note]
+    assert {note.partition(":")[0] for note in changed} == {"math", "more"}, result.notes
+    assert tuple(open_packed(family / "emr").document.notes) == result.notes

@@ -53,9 +53,12 @@ def test_rank():
         ({"expert_rank": -2}, "--expert-rank is -2; use 1 or more, or -1 for whole deltas"),
         ({"expert_rank": None, "density": 1.5}, "--density is 1.5; use a fraction above 0, at most 1"),
         ({"expert_rank": None, "density": 0.0}, "--density is 0.0; use a fraction above 0, at most 1"),
-        ({"density": 0.5}, "an expert has a rank or a density, and exactly one of them"),
-        ({"weights": (1.0,)}, "1 weights are given for 2 experts"),
-        ({"experts": ()}, "a mixture needs at least one expert"),
+        (
+            {"density": 0.5},
+            "an expert has a rank or a density, and exactly one of them; give --expert-rank or --density",
+        ),
+        ({"weights": (1.0,)}, "1 weights are given for 2 experts; give one for each"),
+        ({"experts": ()}, "a mixture needs at least one expert; name one"),
     ],
 )
 def test_numbers_out_of_range(changes, words):

@@ -29,8 +29,7 @@ def _pair(text: str) -> tuple[str, str]:
 )
 @click.option(
     "--where",
-    default="linears",
-    show_default=True,
+    show_default="linears; * for emr",
     metavar="GLOB",
     help="Which tensors --codec is for; `linears`: the matrices of numbered layers.",
 )

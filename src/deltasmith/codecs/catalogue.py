@@ -17,7 +17,10 @@ import pydantic
 from deltasmith.codecs.protocol import Codec
 from deltasmith.errors import RecipeError, printable
 
-__all__ = ["CODECS", "codec_class", "codec_from", "codec_name", "codec_text", "codec_tree"]
+__all__ = ["CODECS", "CodecLike", "codec_class", "codec_from", "codec_name", "codec_text", "codec_tree"]
+
+CodecLike = str | Mapping[str, Any] | Codec
+"""A codec, or what a user writes for one."""
 
 CODECS: Mapping[str, str] = {
     "bitdelta": "bitdelta:BitDelta",
@@ -65,12 +68,16 @@ def codec_text(codec: Codec) -> str:
     return codec_name(codec) + (f":{fields}" if fields else "")
 
 
-def codec_from(tree: str | Mapping[str, Any]) -> Codec:
+def codec_from(tree: CodecLike) -> Codec:
     """Read a codec as users write it: `bitdelta`, `low_rank:rank=16,dtype=float16`, or `{low_rank: {rank: 16}}`.
+
+    One that has been read is returned as it is.
 
     Raises:
         RecipeError: no such codec, an unknown field, or a value out of range.
     """
+    if isinstance(tree, Codec):
+        return tree
     name, fields = _split(tree)
     kind = codec_class(name)
     try:
@@ -93,7 +100,10 @@ def _refused(name: str, kind: type[Codec], error: pydantic.ValidationError) -> R
         hint = f"did you mean {near}?" if near else hint
         return RecipeError(f"codec {name} has no field {shown!r}", fix=hint)
     value = printable(repr(first["input"]), 60)
-    return RecipeError(f"{shown} of codec {name} must be {_wanted(kind, field)}, not {value}")
+    return RecipeError(
+        f"{shown} of codec {name} must be {_wanted(kind, field)}, not {value}",
+        fix=f"see `deltasmith explain {name}`",
+    )
 
 
 def _near(word: str, known: Iterable[str]) -> str | None:
@@ -133,24 +143,42 @@ def _split(tree: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if isinstance(tree, Mapping):
         if len(tree) != 1:
             raise RecipeError(
-                "a codec is written {name: {field: value}}", where=printable(str(dict(tree)), 120)
+                "a codec has one name",
+                where=printable(str(dict(tree)), 120),
+                fix="write {name: {field: value}}",
             )
         name, fields = next(iter(tree.items()))
         if not isinstance(fields or {}, Mapping):
-            raise RecipeError("the fields of a codec are a mapping", where=printable(str(name), 60))
+            raise RecipeError(
+                "the fields of a codec are a mapping",
+                where=printable(str(name), 60),
+                fix="write {name: {field: value}}",
+            )
         return str(name), dict(fields or {})
-    import yaml
-
     text = tree.strip()
     if text.startswith("{"):
-        return _split(yaml.safe_load(text))
+        return _split(_parsed(text))
     name, _, rest = text.partition(":")
     fields = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not equals:
             raise RecipeError(
-                f"{printable(item, 60)!r} is not field=value", where=f"codec {printable(name, 60)}"
+                f"{printable(item, 60)!r} is not field=value",
+                where=f"codec {printable(name, 60)}",
+                fix="write name:field=value,field=value",
             )
-        fields[key.strip()] = yaml.safe_load(value)
+        fields[key.strip()] = _parsed(value)
     return name, fields
+
+
+def _parsed(text: str) -> Any:
+    """Read a piece of YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that no calendar has
+        raise RecipeError(
+            f"{printable(text, 120)!r} is no YAML", where="codec", fix="see `deltasmith explain CODEC`"
+        ) from error

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from deltasmith.codecs.protocol import (
     Array,
     Cell,
-    Codec,
     Coded,
     Decoder,
-    Domain,
     Encoder,
     Ending,
     Source,
+    StoredCodec,
     Stream,
     Words,
 )
 from deltasmith.table.checkpoint import Spec
 
-__all__ = ["Dense"]
+__all__ = ["Dense", "DenseEncoder"]
 
 _BLOCK = 1 << 18
 _BITS = {"float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}  # types that numpy lacks are held as their bits
 
 
-class Dense(Codec):
+class Dense(StoredCodec):
     """Store every word as it is: no smaller, exact, of any element type, and readable without the base.
 
     One array, `values`, of the tensor's shape and element type (uint8 for the 8-bit floats).
@@ -40,25 +39,9 @@ class Dense(Codec):
     [0, 1, -1]
     """
 
-    lossless: ClassVar[bool] = True
-
-    @property
-    def domain(self) -> Domain:
-        """Code stored words."""
-        return "stored"
-
-    @property
-    def bound(self) -> float:
-        """Return 0: exact."""
-        return 0.0
-
-    def refusal(self, cell: Cell) -> str:
-        """Refuse nothing."""
-        return ""
-
     def encoder(self, cell: Cell) -> Encoder:
         """Begin to code a tensor."""
-        return _DenseEncoder(cell.spec)
+        return DenseEncoder(cell.spec, _kind(cell.spec))
 
     def decoder(self, cell: Cell, source: Source) -> Decoder:
         """Begin to decode; ValueError if there is no array of the tensor's size and type."""
@@ -74,21 +57,28 @@ def _kind(spec: Spec) -> str:
 
 
 @dataclass(frozen=True)
-class _DenseEncoder:
+class DenseEncoder:
+    """Copies stored words into the array `values` of the element type `kind`."""
+
     spec: Spec
+    kind: str
 
     @property
     def block(self) -> int:
+        """Count the elements of one block."""
         return _BLOCK
 
     @property
     def streams(self) -> Sequence[Stream]:
-        return (Stream("values", _kind(self.spec), self.spec.shape),)
+        """List the one array."""
+        return (Stream("values", self.kind, self.spec.shape),)
 
     def encode(self, start: int, values: Array, predicted: Words | None = None) -> Coded:
+        """Copy a block."""
         return Coded({"values": values.tobytes()})
 
     def finish(self, tallies: Sequence[Any]) -> Ending:
+        """Add nothing."""
         return Ending({})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,12 @@ from deltasmith.codecs.block_index import block_ends
 from deltasmith.codecs.protocol import (
     Array,
     Cell,
-    Codec,
     Coded,
     Decoder,
-    Domain,
     Encoder,
     Ending,
     Source,
+    StoredCodec,
     Stream,
     Words,
 )
@@ -35,7 +34,7 @@ BLOCK = 1 << 18
 """The elements of one block: what has to be decoded to read any element of it."""
 
 
-class Lossless(Codec):
+class Lossless(StoredCodec):
     """Store every word exactly, as its distance from the base's in units in the last place, compressed.
 
     Any element type; integers by plain difference. NaN payloads and the sign of zero survive. Blocks that equal the
@@ -55,22 +54,6 @@ class Lossless(Codec):
     >>> arrays["stream"].size < 100, Lossless().decode(arrays, cell, base)[:3].tolist()
     (True, [16256, 16257, 16256])
     """
-
-    lossless: ClassVar[bool] = True
-
-    @property
-    def domain(self) -> Domain:
-        """Code stored words, given the base's."""
-        return "stored"
-
-    @property
-    def bound(self) -> float:
-        """Return 0: exact."""
-        return 0.0
-
-    def refusal(self, cell: Cell) -> str:
-        """Refuse nothing."""
-        return ""
 
     def workspace(self, cell: Cell) -> int:
         """Return the scratch of one thread: words thrice, tokens, bits, compressed bytes; of 8 bytes, the widest."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ __all__ = [
     "Ending",
     "Held",
     "Source",
+    "StoredCodec",
     "Stream",
     "WholeCodec",
     "Words",
@@ -169,8 +170,6 @@ class Codec(Record):
     `workspace(cell)` is the bytes that coding one block of such a tensor takes beyond its values.
     """
 
-    lossless: ClassVar[bool] = False
-
     @property
     def domain(self) -> Domain:
         """Say what is coded."""
@@ -225,6 +224,24 @@ def _joined(stream: Stream, parts: Sequence[Any]) -> Array:
     pieces = [p.tobytes() if isinstance(p, np.ndarray) else bytes(p) for p in parts]
     array: Array = np.frombuffer(b"".join(pieces), numpy_type(stream.dtype))
     return array if stream.shape is None else array.reshape(stream.shape)
+
+
+class StoredCodec(Codec):
+    """A codec of stored words: it takes every element type, and decodes to the bit."""
+
+    @property
+    def domain(self) -> Domain:
+        """Code stored words."""
+        return "stored"
+
+    @property
+    def bound(self) -> float:
+        """Return 0: exact."""
+        return 0.0
+
+    def refusal(self, cell: Cell) -> str:
+        """Refuse nothing."""
+        return ""
 
 
 def numpy_type(name: str) -> np.dtype[Any]:

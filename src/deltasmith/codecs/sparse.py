@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,6 @@ class Sparse(Codec):
     >>> arrays["stream"].size, bool((Sparse(values="float32").decode(arrays, cell) == delta).all())
     (23, True)
     """
-
-    lossless: ClassVar[bool] = False
 
     values: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """The element type of the stored values: float32 is exact, bfloat16 rounds to 1/256, float16 to 1/2048."""

@@ -22,7 +22,8 @@ from deltasmith.evaluate.models.opening import is_recipe
 from deltasmith.formats.claim import check_place, resolve_output
 from deltasmith.formats.hashing import hash_bytes
 from deltasmith.formats.opening import BaseNotFoundError, OpenedModel, find_base, open_model, split_label
-from deltasmith.formats.packed import PackedDelta, PackedModel, open_packed
+from deltasmith.formats.packed import PackedDelta, open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.packing.material import gather
 from deltasmith.table.checkpoint import Checkpoint, Floats
 
@@ -107,28 +108,20 @@ def distill(
     require_transformers()
     check_device(device)
     chosen = _settings(settings or {}, length)
-    packed, label = _place(str(packed), label)
-    delta = open_packed(packed).delta(label)
-    ground = open_model(str(base)) if base is not None else None
-    bound = delta.bind(_checkpoint(ground) if ground is not None else _beside(delta))
-    teacher = _teacher(delta, bound, ground, str(model), stopper)
-    tensors = _tensors(delta)
-    inputs = [path for p in (packed, data, model, base) if p is not None and (path := Path(p)).exists()]
+    place, label = _place(str(packed), label)
+    job = _job(open_packed(place).delta(label), str(model), base, device, dtype, stopper)
+    inputs = [path for p in (place, data, model, base) if p is not None and (path := Path(p)).exists()]
     check_place(resolve_output(Path(out)), inputs, overwrite=overwrite)
     with ExitStack() as stack:
-        job = _Job(delta, bound, teacher, tensors, device, dtype)
         outcome, read, notes = job.trained(Path(data), length, chosen, say, stopper, stack)
     if stopper.asked:
         raise InterruptedRunError("the distillation was interrupted", fix="run the same command again")
-    changed = {
-        name: _rewritten(delta, bound, teacher, name, tensors[name], outcome.scales[name])
-        for name in outcome.scales
-    }
-    history = _history(delta, outcome, read, chosen)
-    warnings = rewrite(delta, Path(out), changed, history, inputs=inputs, overwrite=overwrite)
+    changed = {name: job.rewritten(name, scale) for name, scale in outcome.scales.items()}
+    history = _history(job.delta, outcome, read, chosen)
+    warnings = rewrite(job.delta, Path(out), changed, history, inputs=inputs, overwrite=overwrite)
     return DistillResult(
         str(out),
-        delta.label,
+        job.delta.label,
         outcome.before,
         outcome.after,
         outcome.step,
@@ -150,6 +143,16 @@ def _place(packed: str, label: str | None) -> tuple[Path, str | None]:
             fix="give one",
         )
     return Path(place), label if inner is None else inner
+
+
+def _job(
+    delta: PackedDelta, model: str, base: str | Path | None, device: str, dtype: str, stop: Stop
+) -> _Job:
+    """Open the base and the model that was packed, and find the tensors whose scales can learn."""
+    ground = open_model(str(base)) if base is not None else None
+    bound = PackedModel.over(delta, _checkpoint(ground) if ground is not None else _beside(delta))
+    teacher = _teacher(delta, bound, ground, model, stop)
+    return _Job(delta, bound, teacher, _tensors(delta), device, dtype)
 
 
 def _beside(delta: PackedDelta) -> Checkpoint:
@@ -178,7 +181,11 @@ def _settings(fields: Mapping[str, Any], length: int) -> Settings:
 
 def _checkpoint(opened: OpenedModel) -> Checkpoint:
     if opened.checkpoint is None:
-        raise RefusedError("an adapter cannot be the base of a packed delta", where=printable(opened.source))
+        raise RefusedError(
+            "an adapter cannot be the base of a packed delta",
+            where=printable(opened.source),
+            fix="give the model that was packed against",
+        )
     return opened.checkpoint
 
 
@@ -274,7 +281,9 @@ class _Job:
         scales = install(student, self.tensors)
         if not scales:
             raise RefusedError(
-                "the network has no parameter of the names of the packed scales", where=self.delta.where
+                "the network has no parameter of the names of the packed scales",
+                where=self.delta.where,
+                fix="pack a model that transformers loads under its own names",
             )
         padding = tokenizer.pad_token_id
         outcome = train(
@@ -328,26 +337,24 @@ class _Job:
         kind: Any = "float32" if self.dtype == "auto" and self.device == "cpu" else self.dtype
         return load_model(folder, stored, dtype=kind, device=self.device, where=self.delta.where)[0]
 
+    def rewritten(self, name: str, scale: Floats) -> Rewritten:
+        """Return the new scales of a tensor and how far it now decodes from the fine-tuned one."""
+        delta, one = self.delta, self.tensors[name]
+        stored = one.restored(scale)
+        arrays = {**_arrays(delta, name), one.array: stored}
+        near = delta.codec(name).decode(arrays, delta.cell(name)).reshape(-1)
+        wanted, ground = np.empty(near.size, np.float32), np.empty(near.size, np.float32)
+        self.teacher.read(name, 0, wanted)
+        self.bound.base.read(name, 0, ground)
+        wanted -= ground
+        rest = wanted.astype(np.float64)
+        norm = float(rest @ rest)
+        rest -= near
+        return Rewritten({one.array: stored}, norm, float(rest @ rest))
+
 
 def _logits(network: Any) -> Any:
     return lambda tokens: network(input_ids=tokens, use_cache=False).logits
-
-
-def _rewritten(
-    delta: PackedDelta, bound: PackedModel, teacher: Checkpoint, name: str, one: Scaled, scale: Floats
-) -> Rewritten:
-    """Return the new scales of a tensor and how far it now decodes from the fine-tuned one."""
-    stored = one.restored(scale)
-    arrays = {**_arrays(delta, name), one.array: stored}
-    near = delta.codec(name).decode(arrays, delta.cell(name)).reshape(-1)
-    wanted, ground = np.empty(near.size, np.float32), np.empty(near.size, np.float32)
-    teacher.read(name, 0, wanted)
-    bound.base.read(name, 0, ground)
-    wanted -= ground
-    rest = wanted.astype(np.float64)
-    norm = float(rest @ rest)
-    rest -= near
-    return Rewritten({one.array: stored}, norm, float(rest @ rest))
 
 
 def _history(delta: PackedDelta, outcome: Outcome, data: Data, settings: Settings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.kernels.difference import measure_column, measure_pair
 from deltasmith.operation.protocols import BLOCK
 from deltasmith.planning.plan import Plan, Row
-from deltasmith.table.names import layer_of, projection_of
+from deltasmith.table.names import group_of
 
 __all__ = ["ColumnChange", "Difference", "PairChange", "grouped", "measure"]
 
@@ -165,17 +165,8 @@ def grouped(differences: Iterable[Difference], by: str) -> list[Difference]:
     """Combine tensors into groups: by "layer" (stack and number), by "projection" (numbers → *), or "model"."""
     groups: dict[str, list[Difference]] = {}
     for difference in differences:
-        groups.setdefault(_group(difference.name, by), []).append(difference)
+        groups.setdefault(group_of(difference.name, by), []).append(difference)
     return [_combined(name, members) for name, members in groups.items()]
-
-
-def _group(name: str, by: str) -> str:
-    if by == "model":
-        return "all"
-    if by == "projection":
-        return projection_of(name)
-    layer = layer_of(name)
-    return f"{layer[0]}.{layer[1]}" if layer else name
 
 
 def _combined(name: str, members: list[Difference]) -> Difference:

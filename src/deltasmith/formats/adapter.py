@@ -337,7 +337,9 @@ def _setting(config: Mapping[str, Any], patterns_key: str, key: str, module: str
     patterns = config.get(patterns_key) or {}
     value = config.get(key)
     if not isinstance(patterns, dict):
-        raise DamagedInputError(f"{patterns_key} is not a map", where=f"{where}/{CONFIG}")
+        raise DamagedInputError(
+            f"{patterns_key} is not a map", where=f"{where}/{CONFIG}", fix="save the adapter again with PEFT"
+        )
     for pattern, special in patterns.items():
         if _compiled(pattern, patterns_key, where).match(module):
             value = special
@@ -366,6 +368,7 @@ def _compiled(pattern: str, key: str, where: str) -> re.Pattern[str]:
         raise DamagedInputError(
             f'{key} has the pattern "{printable(pattern, 80)}", which is no regular expression',
             where=f"{where}/{CONFIG}",
+            fix="save the adapter again with PEFT",
         ) from cause
 
 

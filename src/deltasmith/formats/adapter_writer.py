@@ -160,7 +160,9 @@ class AdapterOutput:
         """
         if not self.file.entries:
             raise RefusedError(
-                "the model does not differ from the base", where=printable(str(self.staging.out.name))
+                "the model does not differ from the base",
+                where=printable(str(self.staging.out.name)),
+                fix="check that base and model are the ones you mean",
             )
         idle = self._idle_pair()
         self._settle_names()

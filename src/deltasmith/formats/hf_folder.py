@@ -242,7 +242,11 @@ def _read_index(root: Path, name: str) -> _Index:
     content = read_json_object(within(root, name), _MAX_INDEX)
     weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise DamagedInputError("weight_map is not a map from tensor names to file names", where=str(path))
+        raise DamagedInputError(
+            "weight_map is not a map from tensor names to file names",
+            where=str(path),
+            fix="fetch the index again",
+        )
     if not weight_map:
         raise DamagedInputError("weight_map is empty", where=str(path), fix="fetch the index again")
     for shard in sorted(set(weight_map.values())):

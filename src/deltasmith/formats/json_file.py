@@ -53,7 +53,9 @@ def read_json_object(path: str | Path, limit: int = 16 << 20) -> dict[str, Any]:
         size = os.fstat(descriptor).st_size
         if size > limit:
             raise DamagedInputError(
-                f"the file has {size} bytes, more than the {limit} such a file may have", where=where
+                f"the file has {size} bytes, more than the {limit} such a file may have",
+                where=where,
+                fix="fetch it again",
             )
         try:
             data = file.read(limit + 1)
@@ -69,7 +71,9 @@ def read_json_object(path: str | Path, limit: int = 16 << 20) -> dict[str, Any]:
         raise DamagedInputError(problem, where=where, fix=kind[1] if kind else "fetch it again") from cause
     if not isinstance(value, dict):
         raise DamagedInputError(
-            f"the file holds a JSON {type(value).__name__} instead of an object", where=where
+            f"the file holds a JSON {type(value).__name__} instead of an object",
+            where=where,
+            fix="fetch it again",
         )
     return value
 

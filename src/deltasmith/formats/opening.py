@@ -14,7 +14,8 @@ from deltasmith.formats.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from deltasmith.formats.hf_folder import INDEX, WEIGHTS, Folder, SingleFile, open_folder, open_single
 from deltasmith.formats.hub import Resolved, resolve
 from deltasmith.formats.json_file import read_json_object
-from deltasmith.formats.packed import PACKED_NAME, Packed, PackedDelta, PackedModel, is_packed, open_packed
+from deltasmith.formats.packed import PACKED_NAME, Packed, PackedDelta, is_packed, open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.formats.trainer_delta import TrainerDelta, is_trainer_delta, open_trainer_delta
 from deltasmith.table.checkpoint import Checkpoint, SourceFile
 
@@ -95,7 +96,11 @@ def open_model(source: str, relative_to: Path | None = None, *, offline: bool = 
     if is_packed(found.path):
         return _from_packed(source, found, label)
     if label is not None:
-        raise RefusedError(f"#{label} chooses a packed delta, and this is none", where=str(found.path))
+        raise RefusedError(
+            f"#{label} chooses a packed delta, and this is none",
+            where=str(found.path),
+            fix=f"leave out #{label}",
+        )
     if not found.path.is_dir():
         single = open_single(found.path)
         refuse_foreign_lora(single.checkpoint.specs, str(found.path))
@@ -229,6 +234,10 @@ def find_base_model(delta: PackedDelta) -> OpenedModel:
 def _checked(delta: PackedDelta, source: str) -> OpenedModel:
     opened = open_model(source)
     if opened.checkpoint is None:
-        raise RefusedError(f"{opened.kind} cannot be the base of a packed delta", where=source)
+        raise RefusedError(
+            f"{opened.kind} cannot be the base of a packed delta",
+            where=source,
+            fix="put the model there that was packed against",
+        )
     delta.check_base(opened.checkpoint)
     return opened

@@ -168,7 +168,11 @@ class Output:
                 raise resource_error(cause, path) from cause
             if not same:
                 self._finished.clear()
-                raise ResourceError("the file was changed by someone else", where=printable(os.fspath(path)))
+                raise ResourceError(
+                    "the file was changed by someone else",
+                    where=printable(os.fspath(path)),
+                    fix="leave the output alone during the run, and run again",
+                )
 
     def discard(self) -> None:
         """Give up: remove the partial folder. OUT itself is left as it was."""

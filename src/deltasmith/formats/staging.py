@@ -30,7 +30,9 @@ def is_useless(error: BaseException) -> bool:
 def refuse_link(partial: Path) -> None:
     """Refuse a partial folder that leads elsewhere."""
     if partial.is_symlink():
-        raise RefusedError("the folder to write in is a link", where=printable(os.fspath(partial)))
+        raise RefusedError(
+            "the folder to write in is a link", where=printable(os.fspath(partial)), fix="remove the link"
+        )
 
 
 @dataclass

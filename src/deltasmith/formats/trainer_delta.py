@@ -127,7 +127,9 @@ def open_trainer_delta(path: Path) -> TrainerDelta:
     document = read_json_object(path / INDEX, 64 << 20)
     metadata, weight_map = document.get("metadata"), document.get("weight_map")
     if not isinstance(metadata, dict) or not isinstance(weight_map, dict):
-        raise DamagedInputError("the index has no metadata or no weight_map", where=str(path / INDEX))
+        raise DamagedInputError(
+            "the index has no metadata or no weight_map", where=str(path / INDEX), fix=_FIX
+        )
     found = {key: str(metadata.get(key, "")) for key in ("version", "base_version")}
     for key, known in (
         ("delta_encoding", ("xor", "overwrite")),
@@ -139,6 +141,7 @@ def open_trainer_delta(path: Path) -> TrainerDelta:
             raise DamagedInputError(
                 f"{key} is {printable(repr(found[key]), 60)}; known are {', '.join(known)}",
                 where=str(path / INDEX),
+                fix="write the delta with one of these",
             )
     encoding: Encoding = "xor" if found["delta_encoding"] == "xor" else "overwrite"
     shards = _shards(path, weight_map)
@@ -155,6 +158,7 @@ def _shards(path: Path, weight_map: Mapping[str, Any]) -> dict[str, SafetensorsF
             raise DamagedInputError(
                 f"the index places {printable(name, 120)} in {printable(str(file), 120)}, no file of the folder",
                 where=str(path / INDEX),
+                fix=_FIX,
             )
         if file not in opened:
             opened[file] = SafetensorsFile(within(path, file), name=file)

@@ -97,7 +97,9 @@ def examine(folder: Path, *, threads: int = 1) -> Report:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DamagedInputError("there is no such folder", where=printable(os.fspath(folder)))
+        raise DamagedInputError(
+            "there is no such folder", where=printable(os.fspath(folder)), fix="check the path"
+        )
     found = _Findings()
     names = sorted(entry.name for entry in folder.iterdir())
     shards = [name for name in names if name.endswith(".safetensors")]

@@ -174,7 +174,7 @@ class _Job:
     def refuse_unlike(self) -> None:
         """Refuse adapters that do not change one and the same model in the same way."""
         if not self.parts:
-            raise RefusedError("no adapters were given", where="merge_adapters")
+            raise RefusedError("no adapters were given", where="merge_adapters", fix="give at least one")
         seen: dict[str, tuple[PairKind, tuple[int, ...]]] = {}
         for (_, model), part in zip(self.opened, self.parts, strict=True):
             for name, pair in part.items():

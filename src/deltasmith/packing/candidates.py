@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from deltasmith.codecs.catalogue import codec_from
-from deltasmith.codecs.protocol import Array, Cell, Codec, Domain, Words
+from deltasmith.codecs.catalogue import CodecLike, codec_from
+from deltasmith.codecs.protocol import Cell, Codec
+from deltasmith.engine.coding import CodingTask
 from deltasmith.packing.budget import Option
 
-__all__ = ["CANDIDATES", "Read", "candidates", "measure"]
-
-Read = Callable[[int, int], tuple[Array, Words | None]]
-"""Elements [start, stop) of a tensor as a codec's domain asks for them."""
+__all__ = ["CANDIDATES", "candidates", "measure"]
 
 CANDIDATES: Sequence[str] = (
     "zero",
@@ -44,28 +42,26 @@ _PER_TENSOR, _PER_ARRAY = 190, 150
 """Bytes that the container's document and header spend on a tensor and on an array, names aside."""
 
 
-def candidates(cell: Cell, among: Sequence[str | Codec] = CANDIDATES) -> list[Codec]:
+def candidates(cell: Cell, among: Sequence[CodecLike] = CANDIDATES) -> list[Codec]:
     """Return those of the codecs that can code this tensor, in the order given.
 
     A codec of deltas needs a base of the tensor's shape.
     """
-    codecs = (codec if isinstance(codec, Codec) else codec_from(codec) for codec in among)
+    codecs = map(codec_from, among)
     return [codec for codec in codecs if (codec.domain != "delta" or cell.base) and not codec.refusal(cell)]
 
 
-def measure(codec: Codec, cell: Cell, read: Callable[[Domain], Read]) -> Option:
+def measure(task: CodingTask) -> Option:
     """Code one tensor, keep none of it, and return its bytes and its squared error.
 
-    `read(domain)` yields the tensor's values as the codec's domain asks for them, block by block. The bytes are those
-    of all arrays and of what the container says of them (estimated; a little too high). Memory: one block and the
+    The bytes are those of all arrays and of what the container says of them (estimated). Memory: one block and the
     arrays that end the tensor. Raises what the codec raises.
     """
-    encoder, values = codec.encoder(cell), read(codec.domain)
-    name, size = cell.spec.name, cell.spec.size
+    encoder, name, size = task.encoder, task.name, task.cell.spec.size
     nbytes = 0
     tallies: list[Any] = []
     for start in range(0, size, encoder.block):
-        block, predicted = values(start, min(size, start + encoder.block))
+        block, predicted = task.values.read(start, min(size, start + encoder.block))
         coded = encoder.encode(start, block, predicted)
         nbytes += sum(
             part.nbytes if isinstance(part, memoryview | np.ndarray) else len(part)
@@ -77,4 +73,4 @@ def measure(codec: Codec, cell: Cell, read: Callable[[Domain], Read]) -> Option:
     labels = [*(stream.name for stream in encoder.streams), *ending.arrays]
     # An array's name (tensor and label) stands in the header, the record and the list of hashes.
     nbytes += _PER_TENSOR + len(name) + sum(_PER_ARRAY + 3 * (len(name) + len(label)) for label in labels)
-    return Option(codec, nbytes, ending.squared_error, ending.squared_norm)
+    return Option(task.codec, nbytes, ending.squared_error, ending.squared_norm)

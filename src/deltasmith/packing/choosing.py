@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from deltasmith.codecs.catalogue import codec_from, codec_text
+from deltasmith.codecs.catalogue import CodecLike, codec_from, codec_text
 from deltasmith.codecs.lossless import Lossless
 from deltasmith.codecs.protocol import Cell, Codec
 from deltasmith.errors import RecipeError, printable
@@ -42,14 +41,10 @@ def is_linear(name: str, shape: tuple[int, ...]) -> bool:
     return matrix and layer_of(name) is not None
 
 
-def rules_of(
-    codec: str | Mapping[str, Any] | Codec,
-    where: str,
-    rules: Sequence[tuple[str, str | Mapping[str, Any] | Codec]],
-) -> tuple[Rule, ...]:
+def rules_of(codec: CodecLike, where: str, rules: Sequence[tuple[str, CodecLike]]) -> tuple[Rule, ...]:
     """Put the special rules before the general one; RecipeError for a codec that does not exist."""
     listed = [*rules, (where, codec)]
-    return tuple(Rule(glob, c if isinstance(c, Codec) else codec_from(c)) for glob, c in listed)
+    return tuple(Rule(glob, codec_from(c)) for glob, c in listed)
 
 
 def choose_all(

@@ -34,6 +34,7 @@ from deltasmith.packing.writing import Finished, Order, PackResult, Resources, r
 from deltasmith.recipe.build import build
 from deltasmith.recipe.checks import from_dict
 from deltasmith.table.checkpoint import Checkpoint, Spec
+from deltasmith.table.names import numbered
 
 __all__ = ["ArrayTask", "Copied", "Copy", "Ready", "Settings", "Term", "Terms", "combine"]
 
@@ -104,7 +105,8 @@ class Terms:
                 raise RecipeError(f"a weight of {weight}", where="pack", fix="give finite numbers")
         opened = [open_delta(packed) for _, packed in weighted]
         refuse_other_bases([delta for _, delta in opened])
-        labels = _labels([label_of(source_of(packed)) for _, packed in weighted])
+        names = [label_of(source_of(packed))[:_LONGEST] for _, packed in weighted]
+        labels = numbered(names, reserved=["base"])
         terms = cls(
             tuple(
                 Term(float(weight), label, source_of(packed), model, delta)
@@ -149,19 +151,6 @@ class Terms:
         models = [{"model": t.source, "label": t.label, "weight": t.weight} for t in self.listed]
         built = build(from_dict({"base": self.base.source, "models": models, "merge": "sum"}, Path()))
         return PlanModel(built.plan, settings.resources.threads, 1 << 18, settings.resources.stop)
-
-
-def _labels(names: Sequence[str]) -> list[str]:
-    """Number the labels that are not one model's alone, or that would mean the base."""
-    found: list[str] = []
-    for i, name in enumerate(names):
-        label = name[:_LONGEST]
-        if names.count(name) > 1 or label == "base":
-            label += f"-{i}"
-        while label in found:
-            label += f"-{i}"
-        found.append(label)
-    return found
 
 
 Closing = Callable[[Cell], CodingTask | None]

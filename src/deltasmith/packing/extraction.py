@@ -24,6 +24,7 @@ from deltasmith.packing.extraction_records import ExtractResult, adapter_manifes
 from deltasmith.packing.material import gather
 from deltasmith.packing.records import hash_files
 from deltasmith.packing.writing import Resources, open_base
+from deltasmith.recipe.checks import is_recipe_file
 
 __all__ = ["ExtractResult", "Wish", "extract_lora"]
 
@@ -60,7 +61,7 @@ def extract_lora(
     asked = wish or Wish()
     asked.codec()  # refuses numbers that make no sense
     ground = open_base(str(base))
-    if str(model).endswith((".yaml", ".yml")) and not asked.selective:
+    if is_recipe_file(model) and not asked.selective:
         adapters = adapters_of_recipe(model, ground)
         if adapters is not None:
             return merge_adapters(

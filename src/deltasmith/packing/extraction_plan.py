@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +13,9 @@ import xxhash
 from pydantic import Field, ValidationError
 
 from deltasmith import __version__
+from deltasmith.codecs.dense import DenseEncoder
 from deltasmith.codecs.low_rank import LowRank
-from deltasmith.codecs.protocol import Array, Cell, Codec, Coded, Domain, Encoder, Ending, Stream, Words
+from deltasmith.codecs.protocol import Cell, Codec, Encoder, StoredCodec
 from deltasmith.engine.coding import CodingTask
 from deltasmith.engine.progress import Progress
 from deltasmith.errors import RecipeError, RefusedError, printable
@@ -25,7 +26,7 @@ from deltasmith.formats.tokenizer import compare_vocabularies
 from deltasmith.kernels.randomised import Device, Target
 from deltasmith.packing.adapter_merge import Goal
 from deltasmith.packing.material import CellValues, Material, Rooms, cell_of
-from deltasmith.table.checkpoint import Checkpoint, Floats, Spec
+from deltasmith.table.checkpoint import Checkpoint, Floats
 from deltasmith.table.dtypes import DTYPES
 from deltasmith.table.names import matches
 
@@ -73,7 +74,11 @@ class Wish:
             key: value for key in ("rank", "error", "energy") if (value := getattr(self, key)) is not None
         }
         if len(given) > 1:
-            raise RecipeError("give one of rank, error and energy", where="extract-lora")
+            raise RecipeError(
+                f"{' and '.join(given)} are given, and each decides the rank",
+                where="extract-lora",
+                fix="give one of rank, error and energy",
+            )
         limit = {"max_rank": self.max_rank} if given.keys() & {"error", "energy"} else {}
         fields = (given or {"rank": self.max_rank}) | limit
         side = "both" if self.distribute_scale else "right"
@@ -84,7 +89,11 @@ class Wish:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise RecipeError(f"{name + ': ' if name else ''}{first['msg']}", where="extract-lora") from error
+            raise RecipeError(
+                f"{name + ': ' if name else ''}{first['msg']}",
+                where="extract-lora",
+                fix="see `deltasmith extract-lora --help`",
+            ) from error
 
 
 class Extracted(LowRank):
@@ -304,33 +313,9 @@ def _listed(names: Iterable[str]) -> str:
     return printable(", ".join(every[:_SHOWN]), 600) + more
 
 
-class Whole(Codec):
+class Whole(StoredCodec):
     """Keep a tensor's stored words as they are, in its own element type."""
-
-    @property
-    def domain(self) -> Domain:
-        """Take stored words."""
-        return "stored"
 
     def encoder(self, cell: Cell) -> Encoder:
         """Begin to copy a tensor."""
-        return _WholeCopy(cell.spec)
-
-
-@dataclass(frozen=True)
-class _WholeCopy:
-    spec: Spec
-
-    @property
-    def block(self) -> int:
-        return _BLOCK
-
-    @property
-    def streams(self) -> Sequence[Stream]:
-        return (Stream("values", self.spec.dtype.name, self.spec.shape),)
-
-    def encode(self, start: int, values: Array, predicted: Words | None = None) -> Coded:
-        return Coded({"values": values.tobytes()})
-
-    def finish(self, tallies: Sequence[Any]) -> Ending:
-        return Ending({})
+        return DenseEncoder(cell.spec, cell.spec.dtype.name)

@@ -154,5 +154,9 @@ def _whole(adapter: Adapter, spec: Spec) -> Doubles:
     values = np.empty(spec.size, np.float32)
     adapter.file.read(spec.name, 0, values)
     if count_nonfinite(values):
-        raise RefusedError("values that are not finite numbers", where=printable(spec.name))
+        raise RefusedError(
+            "values that are not finite numbers",
+            where=printable(spec.name),
+            fix="use an adapter whose training did not diverge",
+        )
     return values.astype(np.float64)

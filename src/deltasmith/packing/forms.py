@@ -19,7 +19,8 @@ from deltasmith.codecs.protocol import Source
 from deltasmith.codecs.residual_bits import ResidualBits
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.opening import OpenedModel, find_base_model, open_model
-from deltasmith.formats.packed import PackedDelta, PackedModel
+from deltasmith.formats.packed import PackedDelta
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.kernels.sign_bits import packed_size
 from deltasmith.kernels.sign_counts import WORD, WordBits, words_of
 from deltasmith.packing.factors import Factors, concatenate
@@ -88,7 +89,11 @@ def base_of(delta: PackedDelta, base: str | Path | None) -> OpenedModel:
         return find_base_model(delta)
     found = open_model(str(base))
     if found.checkpoint is None:
-        raise RefusedError("an adapter cannot be the base of a packed delta", where=printable(str(base)))
+        raise RefusedError(
+            "an adapter cannot be the base of a packed delta",
+            where=printable(str(base)),
+            fix="give the model that was packed against",
+        )
     delta.check_base(found.checkpoint)
     return found
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from deltasmith.api import available_threads
-from deltasmith.codecs.catalogue import codec_from
-from deltasmith.codecs.protocol import Cell, Codec, Domain
+from deltasmith.codecs.catalogue import CodecLike, codec_from, codec_text
+from deltasmith.codecs.protocol import Cell, Codec
+from deltasmith.codecs.zero import Zero
 from deltasmith.engine.coding import CodingTask, workers_within
 from deltasmith.engine.memory import DEFAULT_MEMORY
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.workers import Stop, run_jobs
-from deltasmith.formats.opening import OpenedModel
+from deltasmith.errors import RefusedError, printable
 from deltasmith.packing.budget import Choice, Option, choose
-from deltasmith.packing.candidates import CANDIDATES, Read, candidates, measure
+from deltasmith.packing.candidates import CANDIDATES, candidates, measure
 from deltasmith.packing.choosing import LINEARS, Rule, choose_all, rules_of
-from deltasmith.packing.material import CellValues, Material, Rooms, gather, open_statistics
-from deltasmith.packing.single import CodecLike, cells_of, label_for, order_of
-from deltasmith.packing.writing import OverLimitError, PackResult, Resources, open_base, write
+from deltasmith.packing.material import Rooms, task_of
+from deltasmith.packing.single import Ready, prepare
+from deltasmith.packing.writing import OverLimitError, PackResult, Resources, write
 
 __all__ = ["pack_within"]
 
 _BIT16 = 2
 _AROUND = 600  # bytes of the container that belong to no tensor
 _TRIES = 5
+Listed = Mapping[str, tuple[Cell, Sequence[Codec]]]
+"""Tensor → the cell and the codecs it may have."""
 
 
 def pack_within(
@@ -56,37 +59,44 @@ def pack_within(
         RefusedError: the budget cannot be met; the message says what can.
     """
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
-    ground = open_base(str(base))
-    material = gather(ground, str(model), label_for(model, label), resources.threads, resources.stop)
-    grams, told = open_statistics(statistics)
-    cells, notes = cells_of(ground, material, seed, grams)
-    special = rules_of(rest, "*", rules)[:-1]
-    codecs, more = choose_all(cells, special, _codec(rest))
-    free = Rule(where, _codec("lossless"))
-    ruled = {cell.spec.name for cell in cells if any(rule.names(cell) for rule in special)}
-    options = _Options(ground, material, [_codec(c) for c in among])
-    listed = {
-        cell.spec.name: (
-            cell,
-            candidates(cell, options.among)
-            if free.names(cell) and cell.spec.name not in ruled
-            else [codecs[cell.spec.name]],
+    ready = prepare(base, model, label, statistics, seed, resources)
+    listed, notes = _listed(ready.cells, Rule(where, Zero()), rules_of(rest, "*", rules)[:-1], rest, among)
+    measured = _measured(ready, listed, resources)
+    whole = _BIT16 * sum(cell.spec.size for cell in ready.cells)
+    limit = int(budget * whole)
+    _refuse_too_little(measured, limit, whole)
+
+    def write_choice(choice: Choice) -> PackResult:
+        codecs = {name: option.codec for name, option in choice.options.items()}
+        order = ready.order(codecs, [*notes, _told(choice, budget)])
+        return write(order, Path(out), resources, overwrite=overwrite, limit=limit)
+
+    return _written(measured, limit, write_choice)
+
+
+def _listed(
+    cells: Sequence[Cell], free: Rule, rules: Sequence[Rule], rest: CodecLike, among: Sequence[CodecLike]
+) -> tuple[Listed, list[str]]:
+    """Return each cell with the codecs it may have: the candidates if `free` names it and no rule does."""
+    codecs, notes = choose_all(cells, rules, codec_from(rest))
+    ruled = {cell.spec.name for cell in cells if any(rule.names(cell) for rule in rules)}
+    listed = {}
+    for cell in cells:
+        name = cell.spec.name
+        choosing = free.names(cell) and name not in ruled
+        listed[name] = (cell, candidates(cell, among) if choosing else [codecs[name]])
+    return listed, notes
+
+
+def _refuse_too_little(measured: Mapping[str, Sequence[Option]], limit: int, whole: int) -> None:
+    """Refuse a budget that the smallest options exceed, and name theirs."""
+    smallest = _AROUND + sum(min(option.nbytes for option in options) for options in measured.values())
+    if smallest > limit:
+        raise RefusedError(
+            f"the budget of {limit:,} bytes cannot be met",
+            where="pack",
+            fix=f"the smallest possible is {smallest:,} bytes, --budget {math.ceil(1e4 * smallest / whole) / 1e4:g}",
         )
-        for cell in cells
-    }
-    measured = options.measure(listed, resources)
-    size = sum(cell.spec.size for cell in cells)
-    return _written(
-        measured,
-        int(budget * _BIT16 * size),
-        lambda choice: write(
-            order_of(ground, material, cells, _picked(choice), (*notes, *told, *more, _told(choice, budget))),
-            Path(out),
-            resources,
-            overwrite=overwrite,
-            limit=int(budget * _BIT16 * size),
-        ),
-    )
 
 
 def _written(
@@ -104,52 +114,43 @@ def _written(
     raise last
 
 
-def _picked(choice: Choice) -> dict[str, Codec]:
-    return {name: option.codec for name, option in choice.options.items()}
-
-
-def _codec(codec: CodecLike) -> Codec:
-    return codec if isinstance(codec, Codec) else codec_from(codec)
-
-
 def _told(choice: Choice, budget: float) -> str:
     return f"codecs chosen for a budget of {budget:g}; no choice has a squared error more than {choice.gap:.2%} smaller"
 
 
-class _Options:
-    """Measures candidates on the values of one model."""
+def _measured(ready: Ready, listed: Listed, resources: Resources) -> dict[str, list[Option]]:
+    """Code every tensor by every codec listed for it; nothing is kept but bytes and errors."""
+    assert ready.base.checkpoint is not None
+    ground, rooms = ready.base.checkpoint, Rooms()
+    jobs = [
+        task_of(ready.material, ground, cell, c, rooms) for cell, codecs in listed.values() for c in codecs
+    ]
+    found: dict[tuple[str, Codec], Option | str] = {}
+    resources.progress.phase("measuring", sum(task.cell.spec.nbytes for task in jobs))
 
-    def __init__(self, base: OpenedModel, material: Material, among: Sequence[Codec]) -> None:
-        self.base, self.material, self.among = base.checkpoint, material, among
-        self._rooms = Rooms()
+    def work(task: CodingTask, _: int) -> None:
+        try:
+            found[task.name, task.codec] = measure(task)
+        except ValueError as error:  # values that this candidate cannot take; others may
+            found[task.name, task.codec] = str(error)
+        resources.progress.advance(task.cell.spec.nbytes)
 
-    def measure(
-        self, listed: Mapping[str, tuple[Cell, Sequence[Codec]]], resources: Resources
-    ) -> dict[str, list[Option]]:
-        """Code every tensor by every codec listed for it; nothing is kept but bytes and errors."""
-        found: dict[tuple[str, int], Option] = {}
-        jobs = [(cell, n, codec) for cell, codecs in listed.values() for n, codec in enumerate(codecs)]
-        tasks = [CodingTask(cell, codec, self._values(cell, codec.domain)) for cell, _, codec in jobs]
-        resources.progress.phase("measuring", sum(cell.spec.nbytes for cell, _, _ in jobs))
+    workers = workers_within(jobs, resources.memory, resources.threads)
+    run_jobs(jobs, work, range(workers), resources.stop)
+    return {
+        name: _possible(name, {codec: found[name, codec] for codec in codecs})
+        for name, (_, codecs) in listed.items()
+    }
 
-        def work(job: tuple[Cell, int, Codec], _: int) -> None:
-            cell, number, codec = job
-            found[cell.spec.name, number] = measure(codec, cell, self._reader(cell))
-            resources.progress.advance(cell.spec.nbytes)
 
-        run_jobs(
-            jobs, work, range(workers_within(tasks, resources.memory, resources.threads)), resources.stop
+def _possible(name: str, tried: Mapping[Codec, Option | str]) -> list[Option]:
+    """Return the options among what was tried, the rest of which are the reasons why there is none."""
+    options = [found for found in tried.values() if isinstance(found, Option)]
+    if not options:
+        reasons = "; ".join(f"{codec_text(codec)}: {why}" for codec, why in tried.items())
+        raise RefusedError(
+            f"no codec offered can take this tensor{f' ({printable(reasons)})' if reasons else ''}",
+            where=printable(name),
+            fix="offer --candidate lossless, or give it another by --rule",
         )
-        return {name: [found[name, n] for n in range(len(codecs))] for name, (_, codecs) in listed.items()}
-
-    def _values(self, cell: Cell, domain: Domain) -> CellValues:
-        ground = self.base if cell.base is not None else None
-        return CellValues(
-            self.material.checkpoint, ground, cell.spec, domain, self.material.label, self._rooms
-        )
-
-    def _reader(self, cell: Cell) -> Any:
-        def read(domain: Domain) -> Read:
-            return self._values(cell, domain).read
-
-        return read
+    return options

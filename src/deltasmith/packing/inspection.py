@@ -15,7 +15,7 @@ from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import Packed, is_packed, open_packed
 from deltasmith.formats.packed_document import TensorRecord
 from deltasmith.formats.trainer_delta import is_trainer_delta
-from deltasmith.table.names import layer_of, projection_of
+from deltasmith.table.names import group_of
 
 __all__ = ["Inspection", "Line", "inspect"]
 
@@ -85,7 +85,8 @@ class Inspection:
             return list(self.lines)
         groups: dict[str, list[Line]] = {}
         for line in self.lines:
-            groups.setdefault(_group(line, group), []).append(line)
+            key = line.codec if group == "codec" else group_of(line.name, group)
+            groups.setdefault(key, []).append(line)
         combined = [_combined(name, members) for name, members in groups.items()]
         if group == "model":
             return [replace(line, nbytes=line.nbytes - self.shared) for line in combined]
@@ -160,17 +161,6 @@ def _line(name: str, record: TensorRecord, sizes: Mapping[str, int]) -> Line:
     nbytes = sum(sizes[array] for array in record.arrays.values())
     norm, error = record.squared_norm or 0.0, record.squared_error or 0.0
     return Line(name, codec_text(record.codec), 1, record.spec.size, nbytes, norm, error)
-
-
-def _group(line: Line, group: Grouping) -> str:
-    if group == "model":
-        return "all"
-    if group == "codec":
-        return line.codec
-    if group == "projection":
-        return projection_of(line.name)
-    layer = layer_of(line.name)
-    return f"{layer[0]}.{layer[1]}" if layer else line.name
 
 
 def _combined(name: str, members: list[Line]) -> Line:

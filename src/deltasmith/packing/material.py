@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deltasmith.codecs.protocol import Array, Cell, Domain, Words
+from deltasmith.codecs.protocol import Array, Cell, Codec, Domain, Words
+from deltasmith.engine.coding import CodingTask
 from deltasmith.engine.evaluator import Evaluator
 from deltasmith.engine.surveying import on_demand, prepare
 from deltasmith.engine.values import refuse_nonfinite
@@ -17,7 +18,8 @@ from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.hf_folder import ShardedCheckpoint
 from deltasmith.formats.opening import OpenedModel, open_model
-from deltasmith.formats.packed import comparable, predict
+from deltasmith.formats.packed import comparable
+from deltasmith.formats.packed_model import predict
 from deltasmith.formats.rooms import Rooms
 from deltasmith.formats.safetensors_reader import SafetensorsFile
 from deltasmith.kernels.decode import subtract_bfloat16
@@ -25,13 +27,12 @@ from deltasmith.kernels.encode import encode
 from deltasmith.operation.randomness import cell_key
 from deltasmith.planning.plan import Plan
 from deltasmith.recipe.build import Built, build
-from deltasmith.recipe.checks import from_dict, load
+from deltasmith.recipe.checks import from_dict, is_recipe_file, load
 from deltasmith.recipe.model import to_mapping
-from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec, raw_into
+from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec, raw_into, read_difference
 
-__all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather", "open_statistics"]
+__all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather", "open_statistics", "task_of"]
 
-_RECIPES = (".yaml", ".yml")
 _FILES = (SafetensorsFile, ShardedCheckpoint)
 _PIECE = 1 << 18  # elements whose words are still in cache when they are subtracted
 
@@ -63,7 +64,11 @@ class PlanModel:
         self.read(name, start, values)
         out = np.empty(values.size * row.spec.dtype.itemsize, np.uint8)
         if encode(row.spec.dtype.name, values, out):
-            raise RefusedError("values do not fit the element type", where=printable(name))
+            raise RefusedError(
+                f"merged values do not fit {row.spec.dtype}",
+                where=printable(name),
+                fix="use `dtype: bfloat16` or `float32`, or a smaller scale",
+            )
         return out.data
 
 
@@ -87,7 +92,7 @@ def gather(base: OpenedModel, model: str, label: str, threads: int, stop: Stop) 
 
     Raises what opening and planning raise.
     """
-    if str(model).endswith(_RECIPES):
+    if is_recipe_file(model):
         return _from_plan(build(load(model)), Path(model).stem, label, threads, stop)
     opened = open_model(model)
     if opened.adapter is not None or opened.packed is not None:
@@ -144,7 +149,7 @@ class CellValues:
         else:
             ground = self.rooms.take("base", stop - start)
             self.base.read(name, start, ground)
-            self._difference(start, ground, out)
+            read_difference(self.model, name, start, ground, out)
         refuse_nonfinite(out, name, start, self.label)
         return out, None
 
@@ -166,13 +171,14 @@ class CellValues:
             if not subtract_bfloat16(mine, ground, part):
                 refuse_nonfinite(part, name, start + at, self.label)
 
-    def _difference(self, start: int, ground: Floats, out: Floats) -> None:
-        read = getattr(self.model, "read_difference", None)
-        if read is not None:
-            read(self.spec.name, start, ground, out)
-        else:
-            self.model.read(self.spec.name, start, out)
-            np.subtract(out, ground, out=out)
+
+def task_of(
+    material: Material, base: Checkpoint, cell: Cell, codec: Codec, rooms: Rooms, suffix: str = ""
+) -> CodingTask:
+    """Return the coding of one cell of a model: against the base where the cell has a comparable tensor there."""
+    ground = base if cell.base is not None else None
+    values = CellValues(material.checkpoint, ground, cell.spec, codec.domain, material.label, rooms)
+    return CodingTask(cell, codec, values, suffix)
 
 
 def cell_of(
@@ -214,6 +220,10 @@ def open_statistics(path: str | Path | None) -> tuple[Checkpoint | None, tuple[s
         return None, ()
     opened = open_model(str(path))
     if opened.checkpoint is None or not any(name.endswith("::gram") for name in opened.checkpoint.specs):
-        raise DamagedInputError("not a file of Gram matrices", where=printable(str(path)))
+        raise DamagedInputError(
+            "not a file of Gram matrices",
+            where=printable(str(path)),
+            fix="it holds one `NAME::gram` per matrix",
+        )
     digest = sha256_of(opened.files[0].path)
     return opened.checkpoint, (f"errors weighed by {printable(opened.name, 80)} (sha256 {digest[:16]}…)",)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deltasmith.api import available_threads
-from deltasmith.codecs.catalogue import codec_from
+from deltasmith.codecs.catalogue import CodecLike, codec_from
 from deltasmith.codecs.protocol import Cell, Codec
-from deltasmith.engine.coding import CodingTask
 from deltasmith.engine.memory import DEFAULT_MEMORY
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.workers import Stop
@@ -17,7 +16,7 @@ from deltasmith.errors import RecipeError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.packed_document import is_label
 from deltasmith.packing.choosing import LINEARS, choose_all, rules_of
-from deltasmith.packing.material import CellValues, Material, Rooms, cell_of, gather, open_statistics
+from deltasmith.packing.material import Material, Rooms, cell_of, gather, open_statistics, task_of
 from deltasmith.packing.writing import (
     Finished,
     Order,
@@ -31,11 +30,10 @@ from deltasmith.packing.writing import (
 )
 from deltasmith.table.checkpoint import Checkpoint
 
-__all__ = ["CodecLike", "PackResult", "cells_of", "label_for", "label_of", "order_of", "pack"]
+__all__ = ["PackResult", "Ready", "cells_of", "label_for", "label_of", "pack", "prepare"]
 
 _LONGEST = 800  # bytes of a tensor's name: of the 1024 of an array's, some are the codec's and the label's
 _SUFFIXES = (".yaml", ".yml", ".safetensors", ".npz")
-CodecLike = str | Mapping[str, Any] | Codec
 
 
 def pack(
@@ -67,14 +65,48 @@ def pack(
     Raises what `merge` raises; RecipeError for codecs that do not exist.
     """
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
+    ready = prepare(base, model, label, statistics, seed, resources)
+    codecs, notes = choose_all(ready.cells, rules_of(codec, where, rules), codec_from(rest))
+    return write(ready.order(codecs, notes), Path(out), resources, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Base and model, opened and lined up: what is left is to choose each cell's codec."""
+
+    base: OpenedModel
+    material: Material
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+
+    def order(self, codecs: Mapping[str, Codec], notes: Sequence[str]) -> Order:
+        """Return what will be written: each cell by its codec."""
+        assert self.base.checkpoint is not None
+        ground, material, rooms = self.base.checkpoint, self.material, Rooms()
+        tasks = tuple(task_of(material, ground, cell, codecs[cell.spec.name], rooms) for cell in self.cells)
+
+        def describe(finished: Finished) -> dict[str, Tensors]:
+            names = [(cell, cell.spec.name) for cell in self.cells]
+            records = {name: record_of(cell, codecs[name], finished[name]) for cell, name in names}
+            return {material.label: records}
+
+        return Order(self.base, (material,), tasks, describe, (*self.notes, *notes))
+
+
+def prepare(
+    base: str | Path,
+    model: str | Path,
+    label: str | None,
+    statistics: str | Path | None,
+    seed: int,
+    resources: Resources,
+) -> Ready:
+    """Open base, model and statistics, and line the tensors up. Raises what `pack` raises before it codes."""
     ground = open_base(str(base))
     material = gather(ground, str(model), label_for(model, label), resources.threads, resources.stop)
     grams, told = open_statistics(statistics)
     cells, notes = cells_of(ground, material, seed, grams)
-    last = rest if isinstance(rest, Codec) else codec_from(rest)
-    codecs, more = choose_all(cells, rules_of(codec, where, rules), last)
-    order = order_of(ground, material, cells, codecs, (*notes, *told, *more))
-    return write(order, Path(out), resources, overwrite=overwrite)
+    return Ready(ground, material, cells, (*notes, *told))
 
 
 def label_for(model: str | Path, label: str | None) -> str:
@@ -119,7 +151,9 @@ def cells_of(
     for name in specs:
         if len(name.encode()) > _LONGEST:
             raise RefusedError(
-                "a tensor's name is too long to be part of its arrays' names", where=printable(name, 120)
+                f"a tensor's name is too long for its arrays' names: over {_LONGEST} bytes",
+                where=printable(name, 120),
+                fix="rename the tensor",
             )
     missing = [name for name in base.checkpoint.specs if name not in specs]
     grown = [cell.spec.name for cell in cells if cell.spec.name not in base.checkpoint.specs]
@@ -131,26 +165,3 @@ def cells_of(
     }
     notes = [f"{what}, the first {printable(names[0], 120)}" for what, names in told.items() if names]
     return cells, tuple(notes)
-
-
-def order_of(
-    base: OpenedModel,
-    material: Material,
-    cells: Sequence[Cell],
-    codecs: Mapping[str, Codec],
-    notes: tuple[str, ...],
-) -> Order:
-    """Return what will be written for one model: each cell by its codec."""
-    checkpoint, rooms = base.checkpoint, Rooms()
-
-    def task(cell: Cell) -> CodingTask:
-        codec = codecs[cell.spec.name]
-        ground = checkpoint if cell.base is not None else None
-        values = CellValues(material.checkpoint, ground, cell.spec, codec.domain, material.label, rooms)
-        return CodingTask(cell, codec, values)
-
-    def describe(finished: Finished) -> dict[str, Tensors]:
-        names = [(cell, cell.spec.name) for cell in cells]
-        return {material.label: {name: record_of(cell, codecs[name], finished[name]) for cell, name in names}}
-
-    return Order(base, (material,), tuple(task(cell) for cell in cells), describe, notes)

@@ -29,7 +29,7 @@ from deltasmith.packing import factors
 from deltasmith.packing.combining import ArrayTask, Copied, Copy, Ready, Settings, Terms, combine
 from deltasmith.packing.factors import Factors
 from deltasmith.packing.forms import Bits, DeltaReader, PackedLike, bits_of, factors_of, scaled_factors
-from deltasmith.packing.inner import bits_product
+from deltasmith.packing.inner_pairs import bits_product
 from deltasmith.packing.material import Rooms
 from deltasmith.packing.writing import PackResult
 from deltasmith.table.checkpoint import Checkpoint

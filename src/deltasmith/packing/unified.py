@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deltasmith.api import available_threads
-from deltasmith.codecs.catalogue import codec_from
+from deltasmith.codecs.catalogue import CodecLike, codec_from, codec_text
 from deltasmith.codecs.emr import Emr, mask_block, unified_block
 from deltasmith.codecs.protocol import Array, Cell, Codec, Coded, Ending, Stream, Words
 from deltasmith.engine.coding import CodingTask
@@ -23,7 +23,7 @@ from deltasmith.engine.memory import DEFAULT_MEMORY
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.values import refuse_nonfinite
 from deltasmith.engine.workers import Stop, run_jobs
-from deltasmith.errors import RefusedError, printable
+from deltasmith.errors import RecipeError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel
 from deltasmith.formats.packed_document import TensorRecord
 from deltasmith.formats.packed_writer import key_of
@@ -32,7 +32,7 @@ from deltasmith.kernels.sign_bits import packed_size
 from deltasmith.merges.emr import RESCALERS
 from deltasmith.operation.protocols import BLOCK
 from deltasmith.packing.choosing import Rule, choose_all, rules_of
-from deltasmith.packing.material import CellValues, Material, Rooms, gather
+from deltasmith.packing.material import Material, Rooms, gather, task_of
 from deltasmith.packing.single import cells_of, label_of
 from deltasmith.packing.writing import Finished, Order, PackResult, Resources, open_base, record_of, write
 from deltasmith.surveys.sums import Totals
@@ -51,10 +51,10 @@ def pack_unified(
     models: Sequence[str | Path],
     out: str | Path,
     *,
-    codec: str | Mapping[str, Any] | Codec = "emr",
+    codec: CodecLike = "emr",
     where: str = "*",
-    rules: Sequence[tuple[str, Any]] = (),
-    rest: str | Mapping[str, Any] | Codec = "lossless",
+    rules: Sequence[tuple[str, CodecLike]] = (),
+    rest: CodecLike = "lossless",
     seed: int = 0,
     threads: int | None = None,
     memory: int = DEFAULT_MEMORY,
@@ -64,9 +64,10 @@ def pack_unified(
 ) -> PackResult:
     """Write one container from which each of `models` opens as `OUT#LABEL`: unified vector, masks, rescalers.
 
-    Floating tensors that `where` names, and that base and models all have in one shape, share a unified vector; the
-    others are kept for each model by `rules` and `rest`, as in `pack`. Labels are the models' folder names, numbered
-    where two are equal. The errors told are those before the unified vector is rounded to its element type.
+    Floating tensors that `where` names and no rule does, and that base and models all have in one shape, share a
+    unified vector; the others are kept for each model by `rules` and `rest`, as in `pack`. Labels are the models'
+    folder names, numbered where two are equal. The errors told are those before the unified vector is rounded to its
+    element type.
 
     Raises what `pack` raises; RefusedError for fewer than two models.
     """
@@ -75,16 +76,14 @@ def pack_unified(
             "emr unifies two models or more", where="pack", fix="give more, or another --codec"
         )
     resources = Resources(threads or available_threads(), memory, progress or Silent(), stop or Stop())
-    emr = codec if isinstance(codec, Codec) else codec_from(codec)
-    assert isinstance(emr, Emr)
-    last = rest if isinstance(rest, Codec) else codec_from(rest)
+    emr = codec_from(codec)
+    if not isinstance(emr, Emr):
+        raise RecipeError(f"{codec_text(emr)} codes one model", where="pack", fix="several are packed by emr")
     ground = open_base(str(base))
     materials = _gathered(ground, models, resources)
-    cells = {m.label: cells_of(ground, m, seed)[0] for m in materials}
-    shared = _shared(materials, cells, Rule(where, emr))
-    family = _Family(ground, materials, cells, shared, rules_of(last, "*", rules), last)
+    family = _Family.of(ground, materials, Rule(where, emr), rules_of(rest, "*", rules), seed)
     assert ground.checkpoint is not None
-    sums = _survey(ground.checkpoint, materials, shared, resources)
+    sums = _survey(ground.checkpoint, materials, family.shared, resources)
     order = _order(family, emr, sums)
     return write(order, Path(out), resources, overwrite=overwrite)
 
@@ -97,40 +96,62 @@ def _gathered(base: OpenedModel, models: Sequence[str | Path], resources: Resour
     )
 
 
+@dataclass(frozen=True)
+class _Family:
+    """Base, models, and which tensor is coded how: `shared` by the unified vector, `own` by a codec per model."""
+
+    base: OpenedModel
+    materials: tuple[Material, ...]
+    cells: Mapping[str, Sequence[Cell]]
+    shared: Mapping[str, Spec]
+    own: Mapping[str, Sequence[tuple[Cell, Codec]]]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, base: OpenedModel, materials: tuple[Material, ...], emr: Rule, rules: tuple[Rule, ...], seed: int
+    ) -> _Family:
+        """Line the models up; the last of `rules` is for whatever no other rule and no unified vector takes.
+
+        Raises RecipeError where `emr` or a rule names no tensor.
+        """
+        *special, rest = rules
+        lined = {m.label: cells_of(base, m, seed) for m in materials}
+        cells = {label: found[0] for label, found in lined.items()}
+        every = [cell for found in cells.values() for cell in found]
+        choose_all(every, special, rest.codec)  # refuses rules that name nothing
+        shared = _shared(materials, cells, emr, special)
+        if not shared:
+            raise RecipeError(
+                f"{printable(repr(emr.where), 80)} names no floating tensor that base and models share for emr",
+                where="pack",
+                fix="widen --where, or take back a --rule",
+            )
+        own, notes = {}, [f"{label}: {note}" for label, found in lined.items() for note in found[1]]
+        for label, found in cells.items():
+            kept = [cell for cell in found if cell.spec.name not in shared]
+            firsts = {next((n for n, rule in enumerate(special) if rule.names(cell)), None) for cell in kept}
+            used = [rule for n, rule in enumerate(special) if n in firsts]
+            codecs, more = choose_all(kept, used, rest.codec)
+            own[label] = [(cell, codecs[cell.spec.name]) for cell in kept]
+            notes += [f"{label}: {note}" for note in more]
+        return cls(base, materials, cells, shared, own, tuple(notes))
+
+
 def _shared(
-    materials: Sequence[Material], cells: Mapping[str, Sequence[Cell]], rule: Rule
+    materials: Sequence[Material], cells: Mapping[str, Sequence[Cell]], emr: Rule, special: Sequence[Rule]
 ) -> dict[str, Spec]:
     """Return the tensors that one unified vector can stand for, with the specs of the first model."""
     first, *others = materials
     shared = {}
     for cell in cells[first.label]:
         spec = cell.spec
-        same = all(
-            spec.name in m.checkpoint.specs and m.checkpoint.specs[spec.name].shape == spec.shape
-            for m in others
-        )
-        if same and cell.base is not None and spec.dtype.floating and rule.names(cell):
+        theirs = [m.checkpoint.specs.get(spec.name) for m in others]
+        same = all(other is not None and other.shape == spec.shape for other in theirs)
+        ruled = any(rule.names(cell) for rule in special)
+        if same and cell.base is not None and spec.dtype.floating and emr.names(cell) and not ruled:
             shared[spec.name] = spec
     return shared
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Base, models, and which tensor is coded how."""
-
-    base: OpenedModel
-    materials: tuple[Material, ...]
-    cells: Mapping[str, Sequence[Cell]]
-    shared: Mapping[str, Spec]
-    rules: tuple[Rule, ...]
-    rest: Codec
-
-    def own(self, label: str) -> list[tuple[Cell, Codec]]:
-        """Return the tensors that a model keeps for itself, with their codecs."""
-        cells = [cell for cell in self.cells[label] if cell.spec.name not in self.shared]
-        used = [r for r in self.rules if any(r.names(cell) for cell in cells)]
-        codecs, _ = choose_all(cells, used, self.rest)
-        return [(cell, codecs[cell.spec.name]) for cell in cells]
 
 
 @dataclass(frozen=True)
@@ -204,10 +225,7 @@ def _order(family: _Family, emr: Emr, sums: Sums) -> Order:
         by = _Encoder(emr.stored_type(cell), spec, tuple(scales.items()))
         tasks.append(CodingTask(cell, emr, _Deltas(base, materials, name, rooms), by=by))
     for m in materials:
-        for cell, codec in family.own(m.label):
-            ground = base if cell.base is not None else None
-            values = CellValues(m.checkpoint, ground, cell.spec, codec.domain, m.label, rooms)
-            tasks.append(CodingTask(cell, codec, values, f".{m.label}"))
+        tasks += [task_of(m, base, cell, codec, rooms, f".{m.label}") for cell, codec in family.own[m.label]]
 
     def describe(finished: Finished) -> dict[str, dict[str, TensorRecord]]:
         return {
@@ -219,7 +237,7 @@ def _order(family: _Family, emr: Emr, sums: Sums) -> Order:
 
     told = ", ".join(f"{printable(label, 60)} {scale:.6g}" for label, scale in scales.items())
     notes = (f"emr of {len(materials)} models; rescalers ({emr.rescaler}): {told}",)
-    return Order(family.base, materials, tuple(tasks), describe, notes)
+    return Order(family.base, materials, tuple(tasks), describe, (*notes, *family.notes))
 
 
 def _records(
@@ -239,7 +257,7 @@ def _records(
         error = max(0.0, float(norm - 2 * scale * dot + scale * scale * square))
         mine = next(cell.spec for cell in family.cells[label] if cell.spec.name == name)
         records[name] = TensorRecord(mine, emr, own, float(norm), error)
-    for cell, codec in family.own(label):
+    for cell, codec in family.own[label]:
         records[cell.spec.name] = record_of(cell, codec, finished[key_of(cell.spec.name, f".{label}")])
     return dict(sorted(records.items()))
 

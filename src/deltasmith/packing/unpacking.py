@@ -10,7 +10,8 @@ from deltasmith.conversion import copy_model
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.errors import RefusedError, VerificationError, printable
 from deltasmith.formats.opening import BaseNotFoundError, OpenedModel, open_model
-from deltasmith.formats.packed import PackedDelta, PackedModel
+from deltasmith.formats.packed import PackedDelta
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.packing.writing import open_base
 
 __all__ = ["open_packed_model", "unpack"]
@@ -39,8 +40,12 @@ def open_packed_model(packed: str | Path, base: str | Path | None = None) -> tup
         return opened, opened.checkpoint
     ground = open_model(str(base))
     if ground.checkpoint is None:
-        raise RefusedError(f"{ground.kind} cannot be the base of a packed delta", where=printable(str(base)))
-    return opened, opened.packed.bind(ground.checkpoint)
+        raise RefusedError(
+            f"{ground.kind} cannot be the base of a packed delta",
+            where=printable(str(base)),
+            fix="give the model that was packed against",
+        )
+    return opened, PackedModel.over(opened.packed, ground.checkpoint)
 
 
 def unpack(

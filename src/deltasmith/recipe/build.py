@@ -12,7 +12,7 @@ from pathlib import Path
 from deltasmith.engine.evaluator import Evaluator
 from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel, open_model
-from deltasmith.formats.packed import PackedColumn, PackedModel
+from deltasmith.formats.packed_model import PackedColumn, PackedModel
 from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies, padded_vocabulary
 from deltasmith.planning.align import Wishes, align
 from deltasmith.planning.plan import Column, EditRule, Plan
@@ -115,7 +115,7 @@ def _checkpoint(model: OpenedModel | Built, label: str) -> Checkpoint:
 def _column(entry: ModelEntry, model: OpenedModel | Built, base: Checkpoint | None) -> Column:
     edits = tuple(EditRule(edit.record, edit.where) for edit in entry.edits)
     if isinstance(model, OpenedModel) and model.packed is not None and base is not None:
-        packed = model.packed.bind(base)
+        packed = PackedModel.over(model.packed, base)
         return Column(
             entry.label, PackedColumn(packed), entry.weight, edits, packed.holds_delta, tied=_tied(model)
         )
@@ -148,7 +148,11 @@ def _statistics(recipe: Recipe) -> Iterator[Checkpoint]:
             )
         opened = open_model(entry.statistics, relative_to=entry.relative_to)
         if opened.checkpoint is None:
-            raise DamagedInputError("not a statistics file", where=printable(entry.statistics))
+            raise DamagedInputError(
+                "not a statistics file",
+                where=printable(entry.statistics),
+                fix="give a .safetensors or .npz file of statistics",
+            )
         yield opened.checkpoint
 
 

@@ -22,10 +22,11 @@ from deltasmith.recipe.together import Together, merge_node
 from deltasmith.recipe.tree import Keyed, Listing, Mark, Node, Scalar, describe, lift, plain
 from deltasmith.recipe.yaml_file import parse, read_text
 
-__all__ = ["MODEL_KEYS", "RECIPE_KEYS", "from_dict", "from_tree", "load", "loads"]
+__all__ = ["MODEL_KEYS", "RECIPE_KEYS", "from_dict", "from_tree", "is_recipe_file", "load", "loads"]
 
 RECIPE_KEYS = (*COMMON, "merge", "preset")
 MODEL_KEYS = ("model", "label", "weight", "edits", "statistics")
+_RECIPES = (".yaml", ".yml")
 _EDIT_KEYS = ("where",)
 _MAX_FILES = 20
 _MAX_RECIPES = 200
@@ -51,6 +52,15 @@ _UNSUPPORTED = {
     "vocabulary": "vocabulary remedies",
     "vocab": "vocabulary remedies",
 }
+
+
+def is_recipe_file(source: str | Path) -> bool:
+    """Tell by its ending whether a path names a recipe and not a model.
+
+    >>> is_recipe_file("mix.yaml"), is_recipe_file("models/math")
+    (True, False)
+    """
+    return str(source).lower().endswith(_RECIPES)
 
 
 def load(path: str | Path, settings: Iterable[str] = ()) -> Recipe:
@@ -174,7 +184,7 @@ class _Reader:
         if not node.value.isprintable():
             self.problems.add(node.mark, f"{what} {node} holds unprintable characters")
             return None
-        if node.value.lower().endswith((".yaml", ".yml")):
+        if is_recipe_file(node.value):
             return self._file(node, folder / node.value)
         return node.value
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from deltasmith.table.dtypes import DTYPES, DType
 
-__all__ = ["Checkpoint", "DictCheckpoint", "Floats", "SourceFile", "Spec", "raw_into"]
+__all__ = ["Checkpoint", "DictCheckpoint", "Floats", "SourceFile", "Spec", "raw_into", "read_difference"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,6 +66,16 @@ class Checkpoint(Protocol):
 
     def raw(self, name: str, start: int, stop: int) -> bytes | bytearray | memoryview:
         """Return the stored little-endian bytes of elements [start, stop), undecoded (any element type)."""
+
+
+def read_difference(checkpoint: Checkpoint, name: str, start: int, base: Floats, out: Floats) -> None:
+    """Fill 1-D `out` with the values from element `start` on, less `base`: in one go where the checkpoint can."""
+    read = getattr(checkpoint, "read_difference", None)
+    if read is not None:
+        read(name, start, base, out)
+    else:
+        checkpoint.read(name, start, out)
+        np.subtract(out, base, out=out)
 
 
 def raw_into(checkpoint: Checkpoint, name: str, start: int, out: npt.NDArray[np.uint8]) -> None:

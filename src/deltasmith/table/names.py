@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-__all__ = ["Depths", "layer_of", "matches", "numbered", "projection_of"]
+__all__ = ["Depths", "group_of", "layer_of", "matches", "numbered", "projection_of"]
 
 _LAYER = re.compile(r"^(?P<stack>.*?)(?:^|[._:/])(?P<number>\d+)(?=[._:/])")
 _FIRST = ("embed", "wte", "wpe", "word_embedding", "patch", "conv_in", "stem")
@@ -32,6 +32,22 @@ def projection_of(name: str) -> str:
     'model.layers.*.mlp.experts.*.w1.weight'
     """
     return re.sub(r"(?<![^._:/])\d+(?=[._:/])", "*", name)
+
+
+def group_of(name: str, by: str) -> str:
+    """Return what a tensor is counted under: by "layer" (stack and number), "projection" or "model" (`all`).
+
+    A tensor outside every stack is a layer of its own.
+
+    >>> group_of("model.layers.2.mlp.up_proj.weight", "layer"), group_of("lm_head.weight", "layer")
+    ('model.layers.2', 'lm_head.weight')
+    """
+    if by == "model":
+        return "all"
+    if by == "projection":
+        return projection_of(name)
+    layer = layer_of(name)
+    return f"{layer[0]}.{layer[1]}" if layer else name
 
 
 def matches(glob: str, name: str) -> bool:

@@ -125,23 +125,14 @@ def upscale(
         raise RecipeError(f"there is no preset {printable(preset)!r}", fix="use smile or twin")
     inputs = open_inputs(base, experts, labels)
     names = tuple(expert.label for expert in inputs.experts)
-    twin = preset == "twin"
-    settings = Settings(
-        experts=names,
-        router_rank=router_rank,
-        expert_rank=None if twin else expert_rank,
-        density=density if twin else None,
-        top_k=top_k if top_k is not None else len(names) if twin else 1,
-        preset=preset,
-        weights=None if weights is None else weights_of(weights, names),
-    )
-    settings.check()
+    settings = _settings(names, preset, router_rank, expert_rank, density, top_k, weights)
     router = None
     if router_data is not None:
         data = checked_data(router_data, names, seed=router_seed, epochs=router_epochs)
         router = prepare_router(inputs, settings, data)
         settings = replace(settings, router=router.shape)
-    job = _plan(inputs, settings, shared_scale if twin else 0.0, where, progress or Silent(), stop or Stop())
+    scale = shared_scale if preset == "twin" else 0.0
+    job = _plan(inputs, settings, scale, where, progress or Silent(), stop or Stop())
     added = [*job.added(), *([] if router is None else router.added())]
     layout = plan_layout([*inputs.specs.values(), *added], shard_size)
     stamp = _stamp(inputs, settings, job, layout, {} if router is None else router.data.as_json())
@@ -152,33 +143,62 @@ def upscale(
         overwrite=overwrite,
         inputs=[Path(s.path) for _, m in inputs.opened() for s in m.files],
     ) as output:
-        report = None
-        if router is not None:
-            trained, report = router.train(job, device)
-            router.write(output, trained)
-            job = replace(job, notes=(*job.notes, *router.notes(report)))
-        job.write(output, splitter(device))
-        hashes = {label: {f.name: sha256_of(f.path) for f in m.files} for label, m in inputs.opened()}
-        for _, model in inputs.opened():
-            model.check_unchanged()
-        recipe = _recipe(job, router, report)
-        files, warnings = _beside(inputs, job.settings, Path(out).name, recipe)
-        notes = (*job.notes, *warnings)
-        late = output.publish(files, _manifest(job, recipe, layout, output, hashes, notes))
-    size = sum(spec.size for spec in layout.specs.values())
-    whole = sum(spec.size for spec in inputs.specs.values())
-    seconds = time.perf_counter() - began
+        report, notes = _written(output, layout, job, router, Path(out).name, device)
     return Upscaled(
         str(out),
         names,
         len(job.settings.linears),
-        size,
-        whole,
+        sum(spec.size for spec in layout.specs.values()),
+        sum(spec.size for spec in inputs.specs.values()),
         layout.nbytes,
-        seconds,
-        (*notes, *late),
+        time.perf_counter() - began,
+        notes,
         report,
     )
+
+
+def _written(
+    output: Output, layout: Layout, job: Job, router: RouterJob | None, name: str, device: str
+) -> tuple[RouterReport | None, tuple[str, ...]]:
+    """Train the router if there is one, write every tensor and publish; return its training and all notes."""
+    report, inputs = None, job.inputs
+    if router is not None:
+        trained, report = router.train(job, device)
+        router.write(output, trained)
+        job = replace(job, notes=(*job.notes, *router.notes(report)))
+    job.write(output, splitter(device))
+    hashes = {label: {f.name: sha256_of(f.path) for f in m.files} for label, m in inputs.opened()}
+    for _, model in inputs.opened():
+        model.check_unchanged()
+    recipe = _recipe(job, router, report)
+    files, warnings = _beside(inputs, job.settings, name, recipe)
+    notes = (*job.notes, *warnings)
+    late = output.publish(files, _manifest(job, recipe, layout, output, hashes, notes))
+    return report, (*notes, *late)
+
+
+def _settings(
+    experts: tuple[str, ...],
+    preset: str,
+    router_rank: int,
+    expert_rank: int,
+    density: float,
+    top_k: int | None,
+    weights: Mapping[str, float] | Sequence[float] | None,
+) -> Settings:
+    """Return the mixture's numbers, those of the preset among them; RecipeError if they make no sense."""
+    twin = preset == "twin"
+    settings = Settings(
+        experts=experts,
+        router_rank=router_rank,
+        expert_rank=None if twin else expert_rank,
+        density=density if twin else None,
+        top_k=top_k if top_k is not None else len(experts) if twin else 1,
+        preset=preset,
+        weights=None if weights is None else weights_of(weights, experts),
+    )
+    settings.check()
+    return settings
 
 
 def _require_transformers() -> None:

@@ -11,8 +11,10 @@ import numpy as np
 from deltasmith.errors import RecipeError, RefusedError, printable
 from deltasmith.formats.adapter import AdapterColumn
 from deltasmith.formats.opening import OpenedModel, open_model
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.kernels.decode import count_nonfinite
 from deltasmith.table.checkpoint import Checkpoint, Floats, Spec
+from deltasmith.table.names import numbered
 
 __all__ = ["Expert", "Inputs", "open_inputs"]
 
@@ -116,18 +118,14 @@ def open_inputs(
             where=printable(str(base)),
             fix="give the folder of the base model",
         )
-    names = _labels(experts) if labels is None else tuple(labels)
+    default = numbered([Path(source).name or str(source) for source in experts])
+    names = tuple(default if labels is None else labels)
     if len(names) != len(experts) or len(set(names)) != len(names):
         raise RecipeError(f"{len(names)} labels for {len(experts)} experts", fix="give each its own label")
     found = tuple(
         _expert(label, open_model(str(source)), opened) for label, source in zip(names, experts, strict=True)
     )
     return Inputs(opened, opened.checkpoint, opened.folder, opened.config, found)
-
-
-def _labels(experts: Sequence[str | Path]) -> tuple[str, ...]:
-    names = [Path(source).name or str(source) for source in experts]
-    return tuple(n if names.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(names))
 
 
 def _expert(label: str, model: OpenedModel, base: OpenedModel) -> Expert:
@@ -137,7 +135,7 @@ def _expert(label: str, model: OpenedModel, base: OpenedModel) -> Expert:
         return Expert(label, model, model.adapter.bind(base.checkpoint.specs))
     if model.trainer is not None:
         return Expert(label, model, model.trainer.bind(base.checkpoint))
-    checkpoint = model.checkpoint if model.packed is None else model.packed.bind(base.checkpoint)
+    checkpoint = model.checkpoint if model.packed is None else PackedModel.over(model.packed, base.checkpoint)
     assert checkpoint is not None
     _same_architecture(label, model, base)
     tied = any((m.config or {}).get("tie_word_embeddings") for m in (base, model))

@@ -46,7 +46,9 @@ class RouterShape:
         """Refuse what is no shape; RecipeError."""
         numbers = (self.width, self.hidden, 0 if self.padding is None else self.padding)
         if not all(type(number) is int for number in numbers) or min(self.width, self.hidden) < 1:
-            raise RecipeError(f"a router of {self.width} x {self.hidden} is none")
+            raise RecipeError(
+                f"a router of {self.width} x {self.hidden} is none", fix="give whole numbers, at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Settings:
         """
         count = len(self.experts)
         if count < 1:
-            raise RecipeError("a mixture needs at least one expert")
+            raise RecipeError("a mixture needs at least one expert", fix="name one")
         if not 1 <= self.top_k <= count:
             raise RecipeError(
                 f"--top-k is {self.top_k}, and there are {count} experts", fix=f"use 1 to {count}"
@@ -126,7 +128,10 @@ class Settings:
         if self.router_rank < 1:
             raise RecipeError(f"--router-rank is {self.router_rank}", fix="use 1 or more")
         if (self.expert_rank is None) == (self.density is None):
-            raise RecipeError("an expert has a rank or a density, and exactly one of them")
+            raise RecipeError(
+                "an expert has a rank or a density, and exactly one of them",
+                fix="give --expert-rank or --density",
+            )
         if self.expert_rank is not None and self.expert_rank != DENSE and self.expert_rank < 1:
             raise RecipeError(
                 f"--expert-rank is {self.expert_rank}", fix="use 1 or more, or -1 for whole deltas"
@@ -134,7 +139,9 @@ class Settings:
         if self.density is not None and not 0 < self.density <= 1:
             raise RecipeError(f"--density is {self.density}", fix="use a fraction above 0, at most 1")
         if self.weights is not None and len(self.weights) != count:
-            raise RecipeError(f"{len(self.weights)} weights are given for {count} experts")
+            raise RecipeError(
+                f"{len(self.weights)} weights are given for {count} experts", fix="give one for each"
+            )
         _refuse_endless(self.weights or (), self.experts)
         if self.router is not None:
             self.router.check()
@@ -193,7 +200,10 @@ def weights_of(given: Mapping[str, float] | Sequence[float], experts: Sequence[s
     else:
         found = tuple(float(weight) for weight in given)
     if len(found) != len(experts):
-        raise RecipeError(f"{len(found)} weights are given for {len(experts)} experts")
+        raise RecipeError(
+            f"{len(found)} weights are given for {len(experts)} experts",
+            fix="give one for each, or a mapping",
+        )
     _refuse_endless(found, experts)
     return found
 

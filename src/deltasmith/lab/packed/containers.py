@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from deltasmith.formats.opening import open_model
-from deltasmith.formats.packed import PackedModel, open_packed
+from deltasmith.formats.packed import open_packed
+from deltasmith.formats.packed_model import PackedModel
 from deltasmith.lab.bench import Bench
 from deltasmith.lab.packed.coding import BITS, Coded
 from deltasmith.table.checkpoint import Floats
@@ -46,7 +47,7 @@ def read_back(bench: Bench, path: Path, label: str | None = None) -> Coded:
     delta = open_packed(path).delta(label)
     ground = open_model(str(bench.base)).checkpoint
     assert ground is not None
-    model = delta.bind(ground)
+    model = PackedModel.over(delta, ground)
     specs = model.specs.values()
     nbytes = sum(spec.nbytes for name in delta.names for spec in delta.source(name).specs.values())
     size = sum(spec.size for spec in specs)
