@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,13 @@ import xxhash
 from deltasmith.edits.amplify import Amplify
 from deltasmith.edits.amplify_partitions import AmplifyPartitions, AmplifyPartitionsEverywhere
 from deltasmith.edits.drop import Drop, DropMatchL1, DropUnscaled
+from deltasmith.edits.drop_biased import BiasByGradient, BiasBySign
 from deltasmith.edits.drop_by_rank import DropByRank, DropByRankInclusive, DropByRankMatchL1
+from deltasmith.edits.drop_partly import DropPartly
 from deltasmith.edits.dynamic_prune import DynamicPrune, DynamicPruneAbove
 from deltasmith.edits.keep_largest import KeepAtLeast, KeepLargest, KeepLargestInTensor
 from deltasmith.edits.keep_middle import KeepMiddleOfRow, KeepMiddleOfTensor
+from deltasmith.edits.quantise import Quantise
 from deltasmith.operation.protocols import BLOCK, Edit, Found, Merge, Place, block_of
 from deltasmith.operation.record import Record
 from deltasmith.operation.reference import blocks, edit_table, merge_table, shaped
@@ -42,6 +45,10 @@ EDIT_EXAMPLES: list[Edit] = [
     Drop(density=1.0),
     DropUnscaled(density=0.5),
     DropMatchL1(density=0.4),
+    DropPartly(density=0.3, k=0.5),
+    DropPartly(density=0.6, k=-1.0),
+    BiasBySign(density=0.5, k=0.7),
+    BiasByGradient(density=0.5, k=0.7),
     DropByRank(density=0.5),
     DropByRank(density=0.7, window=0.14),
     DropByRankInclusive(density=0.4, window=0.2),
@@ -58,6 +65,14 @@ EDIT_EXAMPLES: list[Edit] = [
     AmplifyPartitions(densities=(0.1, 0.2), factors=(1.8, 1.0)),
     AmplifyPartitions(densities=(0.05, 0.2, 0.5), factors=(1.0, 2.0, 0.5)),
     AmplifyPartitionsEverywhere(factors=(1.2, 1.4)),
+    Quantise(codec="bitdelta:zero=zero"),
+    Quantise(codec="bitdelta_random:zero=zero"),
+    Quantise(codec="magnitude_blocks:blocks=5"),
+    Quantise(codec="residual_bits:passes=2"),
+    Quantise(codec="low_rank:rank=2"),
+    Quantise(codec="sparse"),
+    Quantise(codec="claq:bits=2"),
+    Quantise(codec="zero"),
 ]
 
 SIZES = (0, 1, 2, 63, 64, 65)
@@ -165,9 +180,18 @@ def _surveyed_by_two(
 def edit_by_tiles(edit: Edit, table: Table) -> Table:
     """Run an edit as the engine does: surveys by two workers, `apply` on one block at a time."""
 
+    read = statistics_for(edit, table)
+
     def place(name: str, start: int = 0, stop: int = 0) -> Place:
         shape = table[name].shape
-        return Place(name, shape, start, block=block_of(edit.reach, name, shape), key=key_of(name))
+
+        def statistics(i: int, suffix: str) -> Floats:
+            assert (i, suffix) == (0, "")
+            assert read is not None
+            return read[name] if edit.reach == "tensor" else read[name].reshape(-1)[start:stop]
+
+        block, lookup = block_of(edit.reach, name, shape), statistics if read else None
+        return Place(name, shape, start, block=block, key=key_of(name), statistics=lookup)
 
     found = _surveyed_by_two(edit, {n: [d] for n, d in table.items()}, place)
     out = {}
@@ -175,14 +199,20 @@ def edit_by_tiles(edit: Edit, table: Table) -> Table:
         flat, edited = delta.reshape(-1), np.empty(delta.size, np.float32)
         for start, stop in blocks(edit.reach, name, delta.shape):
             tile = shaped(edit.reach, name, delta.shape, flat[start:stop])
-            where = replace(place(name), start=start)
-            edited[start:stop] = edit.apply(tile, where, found[name]).reshape(-1)
+            edited[start:stop] = edit.apply(tile, place(name, start, stop), found[name]).reshape(-1)
         out[name] = edited.reshape(delta.shape)
     return out
 
 
+def statistics_for(edit: Edit, table: Table) -> Table | None:
+    """Draw a gradient for every tensor, where the edit reads one."""
+    if not edit.statistics:
+        return None
+    return drawn_table(99, {name: delta.shape for name, delta in table.items()})
+
+
 def _edit(edit: Edit, table: Table) -> Table:
-    return edit_table(edit, table, key=key_of)
+    return edit_table(edit, table, key=key_of, statistics=statistics_for(edit, table))
 
 
 def check_edit_leaves_its_input_alone(edit: Edit) -> None:

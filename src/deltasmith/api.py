@@ -82,7 +82,7 @@ class Planned:
         state = xxhash.xxh3_128(
             repr((__version__, to_mapping(self.built.recipe), self.layout.digest)).encode()
         )
-        for label, model in self.built.opened():
+        for label, model in self.built.inputs():
             for source in model.files:
                 status = Path(source.path).stat()
                 state.update(repr((label, source.name, status.st_size, status.st_mtime_ns)).encode())
@@ -183,7 +183,7 @@ def merge(
     began = time.perf_counter()
     planned = plan(recipe, **options)
     built, listener, stopper = planned.built, progress or Silent(), stop or Stop()
-    inputs = [path for _, model in built.opened() for path in _roots(model)]
+    inputs = [path for _, model in built.inputs() for path in _roots(model)]
     with (
         ThreadPoolExecutor(max_workers=1) as hashing,
         Output.open(Path(out), planned.layout, planned.hash, overwrite=overwrite, inputs=inputs) as output,
@@ -283,14 +283,14 @@ def _hash_inputs(built: Built, pool: ThreadPoolExecutor, stop: Stop) -> Future[d
     def hash_all() -> dict[str, dict[str, str]]:
         return {
             label: {s.name: sha256_of(s.path) for s in m.files if not stop.asked}
-            for label, m in built.opened()
+            for label, m in built.inputs()
         }
 
     return pool.submit(hash_all)
 
 
 def _refuse_changed(built: Built) -> None:
-    for _, model in built.opened():
+    for _, model in built.inputs():
         model.check_unchanged()
 
 

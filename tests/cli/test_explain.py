@@ -68,7 +68,7 @@ def test_the_schema_knows_every_preset():
         assert row["kind"] == "codec" or f'"{row["name"]}"' in text
 
 
-@pytest.mark.parametrize("name", ["bitdelta", "codec:low_rank", "codec:emr"])
+@pytest.mark.parametrize("name", ["claq", "codec:low_rank", "codec:bitdelta", "codec:emr"])
 def test_explain_tells_a_codec_from_a_method_of_its_name(name):
     text = run("explain", name).out
     assert text.startswith(f"{name.removeprefix('codec:')} (codec)")
@@ -96,7 +96,7 @@ def test_an_unknown_codec_is_a_usage_error_with_a_suggestion():
 def test_a_method_points_to_the_codec_of_its_name():
     last = "There is also a codec of this name: deltasmith explain codec:low_rank"
     assert run("explain", "low_rank").out.splitlines()[-1] == last
-    for name in ("ties", "codec:low_rank", "bitdelta"):
+    for name in ("ties", "codec:low_rank", "claq"):
         assert "There is also" not in run("explain", name).out
 
 

@@ -42,18 +42,23 @@ DENSE = (
 FIELDS = {
     "amplify": {"factor": 1.5},
     "amplify_partitions": {"factors": [1.8, 1.0]},
+    "bias_by_gradient": {"density": 0.5, "k": 0.7},
+    "bias_by_sign": {"density": 0.5, "k": 0.7},
     "cabs": {"n": 1, "m": 4},
     "cabs_filled": {"n": 1, "m": 4},
+    "drop_partly": {"density": 0.5, "k": 0.5},
     "dppa": {"factors": [1.8, 1.0]},
     "emr": {"task": "m1"},
     "fedavg": {"examples": {"m0": 10, "m1": 20, "m2": 30}},
+    "k_dare": {"density": 0.5, "k": 0.5},
     "passthrough": {"model": "m1"},
+    "quantise": {"codec": "magnitude_blocks"},
     "tall": {"task": "m1"},
     "twin": {"task": "m1"},
     "twin_magnitude": {"task": "m1"},
     "wudi": {"steps": 5},
 }
-STATISTICS = ("fisher", "fisher_added", "regmean")
+STATISTICS = {"fisher": "fisher", "fisher_added": "fisher", "regmean": "gram", "bias_by_gradient": "gradient"}
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +66,23 @@ def models(tmp_path_factory) -> Family:
     made = family(tmp_path_factory.mktemp("methods") / "models")
     rng = np.random.default_rng(9)
     for label in made.labels:
-        write_statistics(made.root / f"{label}.fisher", label, rng, gram=False)
-        write_statistics(made.root / f"{label}.gram", label, rng, gram=True)
+        for kind in ("fisher", "gram", "gradient"):
+            write_statistics(made.root / f"{label}.{kind}", rng, kind)
     return made
 
 
-def write_statistics(path, label, rng, *, gram):
+def write_statistics(path, rng, kind):
     found = {}
     for name, array in draw(0).items():
-        if not gram:
+        if kind == "gradient":
+            found[name] = rng.normal(size=array.shape).astype(np.float32)
+        elif kind == "fisher":
             found[name] = (rng.random(array.shape) + 0.1).astype(np.float32)
         elif array.ndim == 2:
             inputs = rng.normal(size=(64, array.shape[1]))
             found[f"{name}::gram"] = (inputs.T @ inputs).astype(np.float32)
-    kind = {"format": "deltasmith-stats-1", "kind": "gram" if gram else "fisher", "examples": "64"}
-    save_file(found, f"{path}.safetensors", kind)
+    metadata = {"format": "deltasmith-stats-1", "kind": kind, "examples": "64"}
+    save_file(found, f"{path}.safetensors", metadata)
 
 
 def fields_of(name):
@@ -86,8 +93,7 @@ def entries(models, name, **extra):
     labels = models.labels[: 1 if name == "expo" else 2 if name in TWO else 3]
     found = [{"model": f"./{label}", "label": label} | extra for label in labels]
     if name in STATISTICS:
-        kind = "gram" if name == "regmean" else "fisher"
-        found = [e | {"statistics": f"{e['label']}.{kind}.safetensors"} for e in found]
+        found = [e | {"statistics": f"{e['label']}.{STATISTICS[name]}.safetensors"} for e in found]
     return found
 
 

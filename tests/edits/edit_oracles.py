@@ -36,6 +36,13 @@ def drop(delta: list[float], key: int, density: float) -> list[float]:
     return [x / density if is_kept(key, i, density) else 0.0 for i, x in enumerate(delta)]
 
 
+def drop_partly(delta: list[float], key: int, density: float, k: float) -> list[float]:
+    """k-DARE's formula, literally, with the rate p."""
+    p = 1 - density
+    kept = [is_kept(key, i, density) for i in range(len(delta))]
+    return [x * (1 - k * p) / (1 - p) if keep else k * x for x, keep in zip(delta, kept, strict=True)]
+
+
 def paper_probability(rank: int, n: int, density: float, window: float) -> float:
     """DELLA's formula, literally: one minus p_min + (eps / n) * rank."""
     p_min = (1.0 - density) - window / 2

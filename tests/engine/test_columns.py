@@ -45,6 +45,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     **{name: {"density": 0.4} for name in ("della_linear", "magnitude", "magprune")},
     "dppa": {"factors": [1.8, 1.0]},
     "fedavg": {"examples": {"math": 3, "code": 2, "ins": 1}},
+    "k_dare": {"density": 0.4, "k": 0.5},
     "passthrough": {"model": "math"},
     **{name: {"task": "math"} for name in ("emr", "tall", "twin")},
 }

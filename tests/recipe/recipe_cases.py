@@ -81,6 +81,59 @@ FAULTS = [
         "base: b\nmodels: [{model: m, edits: [drop]}]",
         'r.yaml:2:29: drop needs "density"; a number above 0 and at most 1',
     ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{drop_partly: {density: 0.5}}]}]",
+        'r.yaml:2:30: drop_partly needs "k"',
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{drop_partly: {density: 0.5, k: .inf}}]}]",
+        "r.yaml:2:61: k must be a finite number, not .inf",
+    ),
+    # Codecs in an edit.
+    (
+        "base: b\nmodels: [{model: m, edits: [{quantise: {codec: bitdelt}}]}]",
+        "r.yaml:2:48: codec: no codec is called 'bitdelt'; did you mean bitdelta?",
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{quantise: {codec: {bitdelta: {sclae: row}}}}]}]",
+        "r.yaml:2:48: codec: codec bitdelta has no field 'sclae'; did you mean scale?",
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{quantise: {codec: lossless}}]}]",
+        "r.yaml:2:48: codec: lossless stores every element exactly; there is nothing to quantise",
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{quantise: {codec: emr}}]}]",
+        "r.yaml:2:48: codec: emr needs all models at once; merge: emr gives what it stores",
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{quantise: {codec: 'claq:of=weight'}}]}]",
+        "r.yaml:2:48: codec: claq:of=weight codes weights, and an edit changes deltas",
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{quantise: {codec: 4}}]}]",
+        "r.yaml:2:48: codec: a codec is written as text, low_rank:rank=16, or as {name: {field: value}}",
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [quantise]}]",
+        'r.yaml:2:29: quantise needs "codec"',
+    ),
+    # Statistics that edits read.
+    (
+        "base: b\nmodels: [{model: m, label: x, edits: [{bias_by_gradient: {density: 1, k: 1}}]}]",
+        'r.yaml:2:39: bias_by_gradient needs a statistics file for the model "x"; '
+        "write statistics: FILE beside the model",
+    ),
+    (
+        "models: [{model: m, edits: [{bias_by_gradient: {density: 1, k: 1}}], statistics: g.st}]\n"
+        "base: b\nmerge: {fisher: {statistics: {m0: f.st}}}",
+        'r.yaml:1:29: fisher and bias_by_gradient both read statistics of the model "m0"; '
+        "a model names one file: edit it in a recipe of its own, and merge that",
+    ),
+    (
+        "base: b\nmodels: [{model: m, edits: [{bias_by_sign: {density: 1, k: 1}}], statistics: g.st}]",
+        'r.yaml:1:1: unknown key "statistics"; sum has no fields',
+    ),
     # Fault 8: a list or a text at the top.
     (
         "- model: m",
@@ -230,6 +283,7 @@ EXAMPLES = {
     "emr": "task: math",
     "fedavg": "examples: {math: 3, code: 1}",
     "fisher": "statistics: {math: m.st, code: c.st}",
+    "k_dare": "density: 0.5\nk: 0.5",
     "magnitude": "density: 0.2",
     "magprune": "density: 0.7",
     "passthrough": "model: math",

@@ -6,8 +6,10 @@ from recipe_cases import EXAMPLES, TWO
 from deltasmith.edits.amplify_partitions import AmplifyPartitions
 from deltasmith.edits.drop import Drop, DropMatchL1
 from deltasmith.edits.drop_by_rank import DropByRank, DropByRankInclusive, DropByRankMatchL1
+from deltasmith.edits.drop_partly import DropPartly
 from deltasmith.edits.keep_largest import KeepAtLeast, KeepLargest, KeepLargestInTensor
 from deltasmith.edits.keep_middle import KeepMiddleOfRow, KeepMiddleOfTensor
+from deltasmith.edits.quantise import Quantise
 from deltasmith.errors import RecipeError
 from deltasmith.merges.elect import Elect, ElectSum
 from deltasmith.merges.emr import Emr
@@ -52,6 +54,9 @@ def test_expanding_gives_the_very_same_recipe(name, dialect):
         ("preset: ties\ndialect: mergekit", (KeepLargestInTensor(density=1.0),), Elect(zero="positive")),
         ("preset: dare\ndensity: 0.5", (Drop(density=0.5),), Sum()),
         ("preset: dare\ndensity: 0.5\ndialect: mergekit", (DropMatchL1(density=0.5),), Sum()),
+        ("preset: k_dare\ndensity: 0.5\nk: -0.5", (DropPartly(density=0.5, k=-0.5),), Sum()),
+        ("preset: bitdelta", (Quantise(codec="bitdelta"),), Sum()),
+        ("preset: bitdelta\ncodec: bitdelta:magnitude=2", (Quantise(codec="bitdelta:magnitude=2"),), Sum()),
         ("preset: dare_ties\ndensity: 0.5", (Drop(density=0.5),), Elect(zero="majority")),
         (
             "preset: dare_ties\ndensity: 0.5\ndialect: mergekit",

@@ -113,6 +113,9 @@ def test_every_preset_passes_and_its_misspelt_field_fails(name):
         "models: [{model: m}]\nbase: b\npreset: dare\ndensity: {m0: {layers: [0.1, 1]}}",
         "models: [{model: m}]\nbase: b\nmerge: {elect: null}\nrules: []",
         "models: [{model: m}]\nbase: b\nmerge: {elect: {dialect: mergekit}}",
+        "models: [{model: m, edits: [{quantise: {codec: {low_rank: {rank: 3}}}}]}]\nbase: b",
+        "models: [{model: m}]\nbase: b\npreset: bitdelta\ncodec: {m0: 'bitdelta:magnitude=1.5'}",
+        "models: [{model: m, edits: [{bias_by_gradient: {density: 1, k: 2}}], statistics: g.st}]\nbase: b",
     ],
 )
 def test_good_recipes_pass(text):
@@ -139,6 +142,10 @@ ONLY_CHECKS = (
     "has no dialect",
     "vocabulary remedies",
     "occurs twice",
+    "codec: ",
+    "a statistics file",
+    "both read statistics",
+    'unknown key "statistics"',
 )
 
 ALONE = [text for text, expected in FAULTS if not any(words in expected for words in ONLY_CHECKS)]

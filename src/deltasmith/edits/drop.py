@@ -7,15 +7,46 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from deltasmith.kernels import drops
 from deltasmith.operation.protocols import BlockSums, Edit, Found, Place, Scope, Survey
 from deltasmith.operation.schedule import Density
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["Drop", "DropMatchL1", "DropUnscaled", "MaskedNorms", "Norms", "l1_ratio"]
+__all__ = [
+    "Drop",
+    "DropMatchL1",
+    "DropUnscaled",
+    "MaskedNorms",
+    "Norms",
+    "l1_ratio",
+    "variance_of",
+    "variance_ratio",
+]
+
+Doubles = npt.NDArray[np.float64]
 
 _TOO_SMALL = 1e-7  # mergekit leaves the masked tensor alone where either L1 norm is below this
+
+
+def variance_ratio(density: float, k: float = 0.0) -> float:
+    """Return the variance that dropping adds to an element, in units of its square: (1 - k)² p / (1 - p).
+
+    p = 1 - density. `drop` is k = 0; for `drop_partly` k is the factor on what is dropped.
+
+    Paper: A Unified View of Delta Parameter Editing, arXiv 2410.13841v1, extension of DARE; the variance is a
+    consequence of its formula that it does not state.
+
+    >>> variance_ratio(0.1), variance_ratio(0.5, k=0.5), variance_ratio(0.5, k=1.0)
+    (9.0, 0.25, 0.0)
+    """
+    return (1.0 - k) ** 2 * (1.0 - density) / density
+
+
+def variance_of(delta: Floats, ratio: Doubles | float) -> Floats:
+    """Return ratio · delta², elementwise, in float32; the squares are taken in float64."""
+    return np.asarray(ratio * np.square(delta, dtype=np.float64), np.float32)
 
 
 class Drop(Edit):
@@ -39,6 +70,10 @@ class Drop(Edit):
     def apply(self, delta: Floats, place: Place, found: Found) -> Floats:
         """Return kept / density."""
         return drops.drop(delta, place.key, place.start, self.density, self.density)
+
+    def variance(self, delta: Floats, place: Place, found: Found) -> Floats:
+        """Return the variance of each edited element over seeds: (1 - density) / density · delta²."""
+        return variance_of(delta, variance_ratio(self.density))
 
 
 class DropUnscaled(Edit):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
-from deltasmith.edits.drop import MaskedNorms, l1_ratio
+from deltasmith.edits.drop import MaskedNorms, l1_ratio, variance_of
 from deltasmith.kernels import drops
 from deltasmith.kernels.ranks import rank_rows
 from deltasmith.operation.protocols import Edit, Found, Place, Reach, Survey
@@ -118,6 +118,11 @@ class DropByRank(_ByRank):
         line = keep_line(delta.shape[-1], self.density, self.window)
         return drops.drop_by_rank(delta, rank_rows(delta), place.key, place.start, line)
 
+    def variance(self, delta: Floats, place: Place, found: Found) -> Floats:
+        """Return the variance of each edited element over seeds: (1 - p) / p · delta², p the one of its rank."""
+        kept = keep_probabilities(rank_rows(delta), keep_line(delta.shape[-1], self.density, self.window))
+        return variance_of(delta, (1.0 - kept) / kept)
+
     def _half(self) -> float:
         return self.window / 2 if isinstance(self.window, float) else self.window
 
@@ -140,6 +145,13 @@ class DropByRankInclusive(_ByRank):
         """Return the kept elements of (rows, width), each divided by its probability."""
         line = keep_line_inclusive(delta.shape[-1], self.density, self.window)
         return drops.drop_by_rank(delta, rank_rows(delta), place.key, place.start, line)
+
+    def variance(self, delta: Floats, place: Place, found: Found) -> Floats:
+        """Return the variance of each edited element over seeds: (1 - p) / p · delta², p the one of its rank."""
+        kept = keep_probabilities(
+            rank_rows(delta), keep_line_inclusive(delta.shape[-1], self.density, self.window)
+        )
+        return variance_of(delta, (1.0 - kept) / kept)
 
     def _half(self) -> float:
         return self.window / 2 if isinstance(self.window, float) else self.window

@@ -154,10 +154,10 @@ def _identity(checkpoint: Checkpoint | None) -> Key:
 
 
 def _key(plan: Plan, rows: list[Row], index: int) -> Key:
-    """Collect what decides a column's edited cells: its files, its label, and the edits of every tensor."""
+    """Collect what decides a column's edited cells: its files, its label, the edits and what these read."""
     column: Column = plan.columns[index]
     edits = tuple((r.name, tuple((s.position, s.record) for s in r.edits[index])) for r in rows)
-    return (column.label, _identity(column.checkpoint), edits)
+    return (column.label, _identity(column.checkpoint), edits, _identity(column.statistics))
 
 
 def _read_base(plan: Plan, rows: list[Row]) -> Arrays:

@@ -7,7 +7,7 @@ stand wherever a model may.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from deltasmith.engine.values import refuse_nonfinite, zero_nonfinite
 from deltasmith.kernels.decode import count_nonfinite
-from deltasmith.operation.protocols import Edit, Found, Merge, Place, Survey
+from deltasmith.operation.protocols import Edit, Found, Merge, Place, Reach, Survey
 from deltasmith.operation.randomness import cell_key
 from deltasmith.operation.reference import shaped
 from deltasmith.planning.plan import Plan, Row, Site
-from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec
+from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec, read_difference
 from deltasmith.table.dtypes import DTYPES
 
 __all__ = ["Evaluator", "Findings", "Scratch"]
@@ -175,7 +175,8 @@ class Evaluator:
             assert isinstance(site.record, Edit)
             tile = shaped(site.record.reach, row.name, row.spec.shape, out)
             found = self.findings.of(site, row.name)
-            out[:] = site.record.apply(tile, self.edit_place(row, start, site), found).reshape(-1)
+            place = self.edit_place(row, start, start + out.size, site)
+            out[:] = site.record.apply(tile, place, found).reshape(-1)
         if as_weight:
             out += base
 
@@ -190,21 +191,11 @@ class Evaluator:
             if not column.holds_delta(row.name):
                 np.subtract(out, base, out=out)
             return
-        self._difference(column.checkpoint, row, start, base, out)
+        read_difference(column.checkpoint, row.name, start, base, out)
         if self.plan.nonfinite == "refuse" and not survey and count_nonfinite(out):
             values = np.empty_like(out)  # an input is at fault, unless two finite values lie too far apart
             column.checkpoint.read(row.name, start, values)
             refuse_nonfinite(values, row.name, start, column.label)
-
-    @staticmethod
-    def _difference(checkpoint: Checkpoint, row: Row, start: int, base: Floats, out: Floats) -> None:
-        """Fill `out` with a cell less the base's, in one go where the checkpoint can."""
-        read = getattr(checkpoint, "read_difference", None)
-        if read is not None:
-            read(row.name, start, base, out)
-        else:
-            checkpoint.read(row.name, start, out)
-            np.subtract(out, base, out=out)
 
     def _check(self, values: Floats, row: Row, start: int, label: str, survey: bool) -> None:
         if self.plan.nonfinite == "refuse" and not survey:
@@ -214,7 +205,8 @@ class Evaluator:
 
     def place(self, row: Row, start: int, stop: int) -> Place:
         """Return where a tile of this row lies, for the merge."""
-        lookup = self._statistics(row, start, stop) if self.plan.statistics else None
+        statistics = self.plan.statistics
+        lookup = _statistics(statistics, row, start, stop, row.reach) if statistics else None
         return Place(
             row.name,
             row.spec.shape,
@@ -225,7 +217,7 @@ class Evaluator:
             statistics=lookup,
         )
 
-    def edit_place(self, row: Row, start: int, site: Site) -> Place:
+    def edit_place(self, row: Row, start: int, stop: int, site: Site) -> Place:
         """Return where a tile of this row lies, for one edit of one column."""
         column = self.plan.columns[site.column]
         key = self._keys.get((row.name, site))
@@ -233,22 +225,29 @@ class Evaluator:
             key = cell_key(self.plan.seed, column.label, row.name, stream=site.position)
             self._keys[row.name, site] = key
         weight = (row.weights[site.column],)
-        return Place(row.name, row.spec.shape, start, block=row.block, key=key, weights=weight)
-
-    def _statistics(self, row: Row, start: int, stop: int) -> Callable[[int, str], Floats]:
-        """Return the reader of the models' statistics: this tile of a diagonal, or a whole Gram matrix."""
-
-        def look_up(index: int, suffix: str) -> Floats:
-            checkpoint = self.plan.statistics[index]
-            spec = checkpoint.specs[row.name + suffix]
-            whole = bool(suffix) or row.reach == "tensor"
-            first, last = (0, spec.size) if whole else (start, stop)
-            out = np.empty(last - first, np.float32)
-            checkpoint.read(spec.name, first, out)
-            return out.reshape(spec.shape) if whole else out
-
-        return look_up
+        lookup = None
+        if column.statistics is not None:
+            lookup = _statistics((column.statistics,), row, start, stop, site.record.reach)
+        return Place(
+            row.name, row.spec.shape, start, block=row.block, key=key, weights=weight, statistics=lookup
+        )
 
     def merged_rows(self) -> Iterator[Row]:
         """Yield the rows that are computed."""
         return (row for row in self.plan.rows if row.action == "merge")
+
+
+def _statistics(
+    files: Sequence[Checkpoint], row: Row, start: int, stop: int, reach: Reach
+) -> Callable[[int, str], Floats]:
+    """Return the reader of statistics files: this tile of a diagonal, or a whole Gram matrix."""
+
+    def look_up(index: int, suffix: str) -> Floats:
+        spec = files[index].specs[row.name + suffix]
+        whole = bool(suffix) or reach == "tensor"
+        first, last = (0, spec.size) if whole else (start, stop)
+        out = np.empty(last - first, np.float32)
+        files[index].read(spec.name, first, out)
+        return out.reshape(spec.shape) if whole else out
+
+    return look_up

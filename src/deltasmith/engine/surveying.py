@@ -244,7 +244,9 @@ def _tally(evaluator: Evaluator, asked: Asked, job: Job, sampled: bool, worker: 
 
 
 def _place(evaluator: Evaluator, row: Row, start: int, stop: int, site: Site) -> Place:
-    return evaluator.place(row, start, stop) if site.column < 0 else evaluator.edit_place(row, start, site)
+    if site.column < 0:
+        return evaluator.place(row, start, stop)
+    return evaluator.edit_place(row, start, stop, site)
 
 
 def _block(site: Site, row: Row, cells: Floats, start: int, stop: int) -> Any:

@@ -16,7 +16,9 @@ __all__ = [
     "drawn_by_rank",
     "drop",
     "drop_by_rank",
+    "drop_partly",
     "mask_by_rank",
+    "partly_rescaled",
     "rescaled",
 ]
 
@@ -29,6 +31,14 @@ def rescaled(delta: Floats, kept: Mask, keep_probability: Floats | float) -> Flo
     """Divide what is kept by the probability with which it was kept, and zero the rest; in float32."""
     divided = delta / np.asarray(keep_probability, np.float32)
     return np.where(kept, divided, np.float32(0.0)).astype(np.float32, copy=False)
+
+
+def partly_rescaled(delta: Floats, kept: Mask, divisor: float, factor: float) -> Floats:
+    """Divide what is kept by `divisor` and multiply the rest by `factor`; in float32. A factor of 0 gives +0."""
+    if factor == 0.0:
+        return rescaled(delta, kept, divisor)
+    shrunk = delta * np.float32(factor)
+    return np.where(kept, delta / np.float32(divisor), shrunk).astype(np.float32, copy=False)
 
 
 def drawn(key: int, start: int, n: int, density: float) -> Mask:
@@ -63,6 +73,39 @@ def _drop(
     for i in range(delta.size):
         divided = delta[i] / divisor
         out[i] = divided if mixed(key, start + np.uint64(i)) < threshold else np.float32(0.0)
+
+
+def drop_partly(delta: Floats, key: int, start: int, density: float, divisor: float, factor: float) -> Floats:
+    """Keep each element with probability `density`, divided by `divisor`; multiply the others by `factor`.
+
+    Equals `partly_rescaled(delta, drawn(key, start, n, density), divisor, factor)`; any shape, a new array. Keeps
+    the elements that `drop` keeps, and with a factor of 0 is `drop`.
+    """
+    if factor == 0.0:  # -d * 0 would be -0, which drop never yields
+        return drop(delta, key, start, density, divisor)
+    flat = np.ascontiguousarray(delta).reshape(-1)
+    out = np.empty_like(flat)
+    threshold = np.uint64(threshold_of(density))
+    with np.errstate(over="ignore"):  # what overflows is refused when it is written
+        numbers = np.array([divisor, factor], np.float64).astype(np.float32)
+    _drop_partly(flat, np.uint64(key), np.uint64(start), threshold, numbers[0], numbers[1], out)
+    return out.reshape(delta.shape)
+
+
+# error_model="numpy": a divisor may round to 0 (an infinite multiple), and the check for it would cost.
+@njit(nogil=True, cache=True, error_model="numpy")
+def _drop_partly(
+    delta: Floats,
+    key: np.uint64,
+    start: np.uint64,
+    threshold: np.uint64,
+    divisor: np.float32,
+    factor: np.float32,
+    out: Floats,
+) -> None:
+    for i in range(delta.size):
+        kept = mixed(key, start + np.uint64(i)) < threshold
+        out[i] = delta[i] / divisor if kept else delta[i] * factor
 
 
 def drop_by_rank(delta: Floats, ranks: Ranks, key: int, start: int, line: Line) -> Floats:

@@ -79,7 +79,8 @@ class Place:
     `key` seeds the random bits of this (seed, label, tensor); `weights` are the models' weights for this tensor,
     in column order (a merge needs them; an edit sees the one of its own column). `block` is the number of
     elements in one survey block of this tensor; tiles start at multiples of it. `statistics(i, suffix)` yields
-    the part of column i's statistics file that belongs to this tile (the whole array for reach `tensor`).
+    the part of column i's statistics file that belongs to this tile (the whole array for reach `tensor`); an edit
+    asks for column 0, its own.
     """
 
     name: str
@@ -156,7 +157,14 @@ class _Operation(Record):
 
 
 class Edit(_Operation):
-    """delta → delta. Subclasses define `apply`, perhaps `reach`, perhaps `survey`."""
+    """delta → delta. Subclasses define `apply`, perhaps `reach`, perhaps `survey`.
+
+    `statistics` is the kind of statistics file an edit reads, "gradient" say, or empty for none: `apply` then finds
+    this tile's part under `place.statistics(0, "")`. An edit that draws at random may have
+    `variance(delta, place, found)`, the variance over seeds of every element that `apply` would return.
+    """
+
+    statistics: ClassVar[str] = ""
 
     def survey(self, found: Found) -> Survey | None:
         """Return the next survey needed before `apply`, or None when `found` suffices."""

@@ -74,12 +74,20 @@ def _statistics(
     return look_up
 
 
-def edit_table(edit: Edit, table: Table, *, key: Callable[[str], int] = lambda name: 0) -> dict[str, Floats]:
+def edit_table(
+    edit: Edit,
+    table: Table,
+    *,
+    key: Callable[[str], int] = lambda name: 0,
+    statistics: Table | None = None,
+) -> dict[str, Floats]:
     """Apply one edit to a whole table of deltas, {name: array}; `key` gives each tensor's random key."""
 
     def place(name: str, span: slice = slice(None)) -> Place:
+        lookup = None if statistics is None else _statistics([statistics], name, span, edit.reach)
         shape = table[name].shape
-        return Place(name, shape, block=block_of(edit.reach, name, shape), key=key(name))
+        block = block_of(edit.reach, name, shape)
+        return Place(name, shape, block=block, key=key(name), statistics=lookup)
 
     found = _surveyed(edit, {n: [np.asarray(d, order="C")] for n, d in table.items()}, place)
     edited = {}

@@ -32,6 +32,7 @@ class Column:
 
     `holds_delta(name)` is true where the cell read is the delta itself (a LoRA pair). A `sparse` column may lack
     tensors of the base, which then count as a zero delta (an adapter); any other column must have them all.
+    `statistics` is the file that its edits read, one tensor for each one they touch.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Column:
     holds_delta: Callable[[str], bool] = _holds_weights
     sparse: bool = False
     tied: bool | None = None
+    statistics: Checkpoint | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,17 +6,19 @@ Reads headers and small files only. Everything that headers and recipe can show 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deltasmith.engine.evaluator import Evaluator
-from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, printable
+from deltasmith.errors import DamagedInputError, RefusedError, printable
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.packed_model import PackedColumn, PackedModel
 from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies, padded_vocabulary
 from deltasmith.planning.align import Wishes, align
 from deltasmith.planning.plan import Column, EditRule, Plan
 from deltasmith.recipe.model import ModelEntry, Recipe
+from deltasmith.recipe.statistics import open_statistics, refuse_unfit
+from deltasmith.recipe.together import reader_of
 from deltasmith.table.checkpoint import Checkpoint
 
 __all__ = ["Built", "build"]
@@ -27,13 +29,14 @@ class Built:
     """A plan with the recipe it came from and the models it reads.
 
     `home` is the model whose names, element types and config the output takes: the base, or the first model.
-    `side` is the model whose tokenizer files go with the output.
+    `side` is the model whose tokenizer files go with the output; `statistics` holds each model's file, if it has one.
     """
 
     recipe: Recipe
     plan: Plan
     base: OpenedModel | Built | None
     models: tuple[OpenedModel | Built, ...]
+    statistics: tuple[OpenedModel | None, ...] = ()
 
     @property
     def home(self) -> OpenedModel:
@@ -55,6 +58,20 @@ class Built:
         for label, model in zip(self.recipe.labels, self.models, strict=True):
             yield from _labelled(label, model)
 
+    def inputs(self) -> Iterator[tuple[str, OpenedModel]]:
+        """Yield everything that is read, with its label: every model on disk, then the statistics beside them."""
+        yield from self.opened()
+        yield from self._statistics()
+
+    def _statistics(self) -> Iterator[tuple[str, OpenedModel]]:
+        for label, model, file in zip(self.recipe.labels, self.models, self.statistics, strict=True):
+            if file is not None:
+                yield f"{label}/statistics", file
+            if isinstance(model, Built):
+                yield from ((f"{label}/{inner}", read) for inner, read in model._statistics())
+        if isinstance(self.base, Built):
+            yield from ((f"base/{inner}", read) for inner, read in self.base._statistics())
+
 
 def _labelled(label: str, model: OpenedModel | Built) -> Iterator[tuple[str, OpenedModel]]:
     if isinstance(model, Built):
@@ -72,7 +89,12 @@ def build(recipe: Recipe) -> Built:
     base = None if recipe.base is None else _open(recipe.base, recipe.relative_to, "base")
     models = tuple(_open(entry.model, entry.relative_to, entry.label) for entry in recipe.models)
     ground = None if base is None else _checkpoint(base, "base")
-    columns = tuple(_column(e, m, ground) for e, m in zip(recipe.models, models, strict=True))
+    files = open_statistics(recipe)
+    found = tuple(None if file is None else file.checkpoint for file in files)
+    columns = tuple(
+        replace(_column(entry, model, ground), statistics=read if reader_of(entry) else None)
+        for entry, model, read in zip(recipe.models, models, found, strict=True)
+    )
     home = _on_disk(base if base is not None else models[0])
     warnings = [*_warnings(base, models), *_compare(recipe, base, models)]
     wishes = Wishes(
@@ -84,11 +106,15 @@ def build(recipe: Recipe) -> Built:
         seed=recipe.seed,
         nonfinite=recipe.nonfinite,
         tied=_tied(home),
-        statistics=tuple(_statistics(recipe)),
+        statistics=tuple(read for read in found if read is not None)
+        if "statistics" in type(recipe.merge).model_fields
+        else (),
         notes=tuple(_notes(recipe, base, models)),
         warnings=tuple(dict.fromkeys(warnings)),
     )
-    return Built(recipe, align(ground, columns, wishes), base, models)
+    plan = align(ground, columns, wishes)
+    refuse_unfit(plan)
+    return Built(recipe, plan, base, models, files)
 
 
 def _open(source: str | Recipe, folder: Path, label: str) -> OpenedModel | Built:
@@ -135,25 +161,6 @@ def _tied(model: OpenedModel) -> bool | None:
     inner = config.get("text_config")
     values = [c.get("tie_word_embeddings") for c in (config, inner) if isinstance(c, Mapping)]
     return next((value for value in values if isinstance(value, bool)), None)
-
-
-def _statistics(recipe: Recipe) -> Iterator[Checkpoint]:
-    """Open the statistics file of every model, where the merge asks for them."""
-    if "statistics" not in type(recipe.merge).model_fields:
-        return
-    for entry in recipe.models:
-        if entry.statistics is None:
-            raise RecipeError(
-                "this merge needs statistics of every model", where=entry.label, fix="add `statistics: FILE`"
-            )
-        opened = open_model(entry.statistics, relative_to=entry.relative_to)
-        if opened.checkpoint is None:
-            raise DamagedInputError(
-                "not a statistics file",
-                where=printable(entry.statistics),
-                fix="give a .safetensors or .npz file of statistics",
-            )
-        yield opened.checkpoint
 
 
 def _warnings(base: OpenedModel | Built | None, models: Iterable[OpenedModel | Built]) -> Iterator[str]:

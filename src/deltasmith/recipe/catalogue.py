@@ -69,6 +69,11 @@ EDITS: Mapping[str, Mapping[Dialect, Choice]] = {
     },
     # `rescale: false` in both.
     "drop_unscaled": _agree("edits.drop:DropUnscaled", "authors", "mergekit"),
+    # These four are in no released code and no other tool.
+    "drop_partly": _agree("edits.drop_partly:DropPartly"),
+    "bias_by_sign": _agree("edits.drop_biased:BiasBySign"),
+    "bias_by_gradient": _agree("edits.drop_biased:BiasByGradient"),
+    "quantise": _agree("edits.quantise:Quantise"),
     "drop_by_rank": {
         "paper": Choice("edits.drop_by_rank:DropByRank"),
         "authors": Choice("edits.drop_by_rank:DropByRankInclusive"),

@@ -309,7 +309,10 @@ def _expansion(name: str, dialect: Dialect, last: type[Edit] | type[Merge]) -> s
     fields = {**FACTS[name].example, **({} if dialect == "paper" else {"dialect": dialect})}
     if name not in PRESETS:
         written = {name: fields} if fields else name
-        return to_yaml({"edits": [written]} if _kind(name) == "edit" else {"merge": written})
+        if not issubclass(last, Edit):
+            return to_yaml({"merge": written})
+        beside = {"statistics": f"./math.{last.statistics}.safetensors"} if last.statistics else {}
+        return to_yaml({"edits": [written], **beside})
     models: list[dict[str, Any]] = [{"model": f"./{label}", "label": label} for label in ("math", "code")]
     if "statistics" in last.model_fields:
         for model in models:

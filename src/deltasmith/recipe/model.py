@@ -41,7 +41,8 @@ class ModelEntry:
 
     `model` is a path, a hub id or a recipe; a path counts from `relative_to`, the folder of the recipe that
     names it. `weight` multiplies the delta (in weight space, the weight), after the edits. `statistics` is
-    the file that a merge such as `regmean` reads for this model (the merge's own field has it too).
+    the file that a merge such as `regmean` reads for this model (the merge's own field has it too), or that
+    its edits read.
     """
 
     model: str | Recipe

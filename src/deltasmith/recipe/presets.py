@@ -194,6 +194,7 @@ def _magprune(name: str) -> Preset:
 
 _ALL = (
     Preset("average", Shape(_use("linear"))),
+    Preset("bitdelta", _edited(_use("quantise", codec="bitdelta"), _use("sum"))),
     Preset("breadcrumbs", _edited(_use("keep_middle"), _use("sum"))),
     Preset(
         "breadcrumbs_ties",
@@ -226,6 +227,7 @@ _ALL = (
     _only("fisher"),
     _only("iso_c"),
     _only("iso_cts"),
+    Preset("k_dare", _edited(_use("drop_partly"), _use("sum"))),
     _only("karcher"),
     _only("linear"),
     Preset("magnitude", _edited(_use("keep_largest"), _use("sum"))),

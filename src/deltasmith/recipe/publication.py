@@ -94,7 +94,7 @@ def manifest_of(
     built: Built, layout: Layout, hashes: FileHashes, tensors: Mapping[str, str], warnings: tuple[str, ...]
 ) -> bytes:
     """Write down what was merged from what, and the hash of every tensor that came out."""
-    inputs = [input_record(label, model.name, model, hashes[label]) for label, model in built.opened()]
+    inputs = [input_record(label, model.name, model, hashes[label]) for label, model in built.inputs()]
     records = tensor_records(built.plan, layout, tensors)
     lineage = Lineage("base" if built.base is not None else None, built.recipe.labels, _merge_name(built))
     recipe = shareable(built)

@@ -93,7 +93,10 @@ def _model() -> Schema:
             "label": {**_TEXT, "maxLength": 100, "not": {"const": "base"}},
             "weight": {"$ref": "#/definitions/number"},
             "edits": {"type": "array", "items": {"$ref": "#/definitions/edit"}},
-            "statistics": {**_TEXT, "description": "The file that fisher or regmean read for this model."},
+            "statistics": {
+                **_TEXT,
+                "description": "The file that the merge or an edit reads for this model.",
+            },
         },
         "required": ["model"],
         "additionalProperties": False,

@@ -12,19 +12,26 @@ from deltasmith.recipe.model import ModelEntry
 from deltasmith.recipe.problems import Problems, quoted, suggestion
 from deltasmith.recipe.tree import Keyed, Listing, Mark, Node, Scalar, lift, plain
 
-__all__ = ["Together", "merge_node"]
+__all__ = ["Together", "merge_node", "reader_of"]
 
 _LABEL_FIELDS = ("task", "model")
 _MEANS = ("linear", "mean")
 
 
+def reader_of(entry: ModelEntry) -> str:
+    """Return the name of the first edit of a model that reads its statistics file; empty if none does."""
+    readers = (edit.record for edit in entry.edits if edit.record.statistics)
+    return next((name_of(record)[0] for record in readers), "")
+
+
 def merge_node(recipe: Keyed, models: Sequence[ModelEntry]) -> Node:
     """Return the recipe's merge; `statistics` that stand beside the models go into its field of that name.
 
-    `regmean` and `fisher` read a file per model; beside its model it cannot be given to the wrong one.
+    `regmean` and `fisher` read a file per model; beside its model it cannot be given to the wrong one. The file of a
+    model whose edits read it is theirs.
     """
     said = recipe.get("merge") or Scalar("sum", recipe.mark)
-    files = {entry.label: entry.statistics for entry in models if entry.statistics is not None}
+    files = {e.label: e.statistics for e in models if e.statistics is not None and not reader_of(e)}
     if not files:
         return said
     if isinstance(said, Scalar):
@@ -72,9 +79,12 @@ class Together:
         self._statistics()
 
     def with_statistics(self) -> tuple[ModelEntry, ...]:
-        """Return the models, each with the statistics file that the merge has for it."""
+        """Return the models, each with the statistics file that the merge has for it, or its edits."""
         files = getattr(self.merge, "statistics", {})
-        return tuple(replace(entry, statistics=files.get(entry.label)) for entry in self.models)
+        return tuple(
+            entry if reader_of(entry) else replace(entry, statistics=files.get(entry.label))
+            for entry in self.models
+        )
 
     def _space(self) -> str:
         said = self.recipe.get("space")
@@ -131,16 +141,42 @@ class Together:
                 self._unknown_label(label, self._at(key))
 
     def _statistics(self) -> None:
+        self._read_by_edits()
         if "statistics" not in type(self.merge).model_fields:
             return
         files = getattr(self.merge, "statistics", {})
         for label in files:
             if label not in self.labels:
                 self._unknown_label(label, self._at("statistics"))
-        for label in self.labels:
+        for label in [entry.label for entry in self.models if not reader_of(entry)]:
             if label not in files:
                 what = f"{self.name} needs a statistics file for the model {quoted(label)}"
                 self.problems.add(self.mark, what, "write statistics: FILE beside the model")
+
+    def _read_by_edits(self) -> None:
+        """Report edits that have no file to read, and those whose model's file the merge reads too."""
+        for position, entry in enumerate(self.models):
+            name = reader_of(entry)
+            if name and "statistics" in type(self.merge).model_fields:
+                what = f"{self.name} and {name} both read statistics of the model {quoted(entry.label)}"
+                fix = "a model names one file: edit it in a recipe of its own, and merge that"
+                self.problems.add(self._edit_at(position, name), what, fix)
+            elif name and entry.statistics is None:
+                what = f"{name} needs a statistics file for the model {quoted(entry.label)}"
+                self.problems.add(
+                    self._edit_at(position, name), what, "write statistics: FILE beside the model"
+                )
+
+    def _edit_at(self, position: int, name: str) -> Mark:
+        """Return the place of an edit of one model, by its name."""
+        models = self.recipe.get("models")
+        model = models.items[position] if isinstance(models, Listing) else self.recipe
+        edits = model.get("edits") if isinstance(model, Keyed) else None
+        items = edits.items if isinstance(edits, Listing) else ()
+        for item in items:
+            if (isinstance(item, Keyed) and name in item) or plain(item) == name:
+                return item.mark
+        return model.mark
 
     def _unknown_label(self, label: str, mark: Mark) -> None:
         fix = suggestion(label, self.labels, "the labels are")

@@ -99,7 +99,7 @@ def _digest(marked: MarkedRecipe, validation: Scorer, chosen: Settings) -> str:
     """
     planned = api.plan(marked.mapping(marked.inside()))
     files = []
-    for label, model in planned.built.opened():
+    for label, model in planned.built.inputs():
         for source in model.files:
             status = Path(source.path).stat()
             files.append((label, source.name, status.st_size, status.st_mtime_ns))
