@@ -31,11 +31,13 @@ LAYERS = [
     ["evaluate"],
     ["distillation"],
     ["search"],
+    ["analysis"],
+    ["advice"],
     ["lab"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-WINGS = {"runtime", "evaluate", "upscaling", "distillation", "search", "lab"}
+WINGS = {"runtime", "evaluate", "upscaling", "distillation", "search", "analysis", "advice", "lab"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,8 +1,8 @@
 """deltasmith: edit, merge, pack and explain delta parameters, what fine-tuning changed in a model.
 
 `deltasmith.merge("recipe.yaml", "out")` is the whole of the main job; `plan`, `verify` and `diff` stand beside it,
-`evaluate_model`, `compare` and `tune` tell whether the result is any good; `pack`, `unpack` and `inspect` keep a
-fine-tune in a tenth of the space.
+`evaluate_model`, `compare` and `tune` tell whether the result is any good, `loss` why; `pack`, `unpack` and `inspect`
+keep a fine-tune in a tenth of the space.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "advise",
     "compare",
     "compute",
     "diff",
     "evaluate_model",
     "inspect",
+    "loss",
     "merge",
     "open_model",
     "pack",
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from deltasmith.advice.run import advise
+    from deltasmith.analysis.run import loss
     from deltasmith.api import compute, diff, merge, open_model, plan, verify
     from deltasmith.evaluate.compare import compare
     from deltasmith.evaluate.run import evaluate_model
@@ -35,9 +39,11 @@ if TYPE_CHECKING:
     from deltasmith.search import tune
 
 _ELSEWHERE = {
+    "advise": "advice.run",
     "compare": "evaluate.compare",
     "evaluate_model": "evaluate.run",
     "inspect": "packing",
+    "loss": "analysis.run",
     "pack": "packing",
     "tune": "search",
     "unpack": "packing",

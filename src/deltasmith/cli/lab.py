@@ -1,4 +1,4 @@
-"""`deltasmith lab build|run|vision|page|packed|packed-page|check`."""
+"""`deltasmith lab build|run|vision|page|packed|packed-page|advise|advice-page|loss|loss-page|check`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def command() -> None:
     """Build a reproducible family of small models and run the papers' comparisons on it.
 
     `build` trains (extra [lab]), `run` merges and scores, `page` writes tables and plots (extra [plot]), `check`
-    compares rebuilt figures with committed ones; `packed` and `packed-page` do the same for packed deltas.
+    compares rebuilt figures with committed ones; `packed` and `packed-page` do the same for packed deltas, `advise` and
+    `advice-page` for advice, `loss` and `loss-page` for what is predicted of the loss.
     """
 
 
@@ -170,6 +171,98 @@ def packed_page(results: Path, out: Path) -> None:
     from deltasmith.lab.packed.page import write_packed_page
 
     for path in write_packed_page(results, out):
+        click.echo(str(path))
+
+
+@command.command("advise")
+@click.argument("family", type=_FOLDER)
+@click.option(
+    "--results",
+    type=_FOLDER,
+    default=Path("lab/results"),
+    show_default=True,
+    help="Folder of merges.json and curves.json.",
+)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    default=Path("lab/results/advice.json"),
+    show_default=True,
+    help="File for the results.",
+)
+@click.option("--learn", type=_FOLDER, help="Write what advice may learn of all seeds into this file too.")
+@seeds_option
+def advise(family: Path, results: Path, out: Path, learn: Path | None, seeds: tuple[int, ...]) -> None:
+    """Hold advice against the lab's results: how often what it names is best, or level with the best.
+
+    FAMILY holds seed0, seed1 and so on, of which RESULTS tells; two seeds at least, since one is judged by the others.
+    """
+    from deltasmith.lab.advice.check import check_advice, write_experience
+
+    experience = check_advice(family, results, out, seeds, _say)
+    if learn is not None:
+        write_experience(experience, learn)
+
+
+@command.command("advice-page")
+@click.argument("results", type=_FOLDER)
+@click.option(
+    "--out", type=_FOLDER, required=True, help="The page; what stands between its marks is replaced."
+)
+def advice_page(results: Path, out: Path) -> None:
+    """Write the rules and the tables of the check into the page of `advise`, from RESULTS, a file or its folder."""
+    from deltasmith.lab.advice.page import write_advice_page
+
+    click.echo(str(write_advice_page(results, out)))
+
+
+@command.command("loss")
+@click.option(
+    "--out",
+    type=_FOLDER,
+    default=Path("lab/results"),
+    show_default=True,
+    help="Folder for the results: loss.json and loss-example.json, or loss-vision.json.",
+)
+@click.option(
+    "--parts",
+    type=_FOLDER,
+    default=Path("lab/work/loss"),
+    show_default=True,
+    help="Folder where finished jobs are kept, for a run that is interrupted.",
+)
+@click.option("--vision", type=_FOLDER, help="Run on these vision models (of `lab vision`) instead.")
+@click.option("--pictures", type=_FOLDER, help="The pictures they were trained on.")
+@jobs_option
+def loss(out: Path, parts: Path, vision: Path | None, pictures: Path | None, jobs: int) -> None:
+    """Predict what edits do to the loss of the bundled experts, and measure it. Needs the extra [analysis]."""
+    from deltasmith.lab import family_folder
+    from deltasmith.lab.loss.example import EXAMPLE, run_example
+    from deltasmith.lab.loss.page import BUNDLED, PICTURED
+    from deltasmith.lab.loss.run import run_loss, run_vision
+
+    if (vision is None) != (pictures is None):
+        raise click.UsageError("--vision and --pictures belong together")
+    if vision is not None and pictures is not None:
+        run_vision(vision, pictures, out / PICTURED, parts, jobs=jobs, say=_say)
+    else:
+        run_loss(family_folder(), out / BUNDLED, parts, jobs=jobs, say=_say)
+        run_example(out / EXAMPLE)
+
+
+@command.command("loss-page")
+@click.argument("results", type=_FOLDER)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    required=True,
+    help="The page; what stands between its marks is replaced, and plots go into a folder of its name beside it.",
+)
+def loss_page(results: Path, out: Path) -> None:
+    """Write the tables and plots of predicted and measured losses from the result files in RESULTS."""
+    from deltasmith.lab.loss.page import write_loss_page
+
+    for path in write_loss_page(results, out):
         click.echo(str(path))
 
 

@@ -24,6 +24,8 @@ _COMMANDS = {
     "merge": "carry out a recipe and write the model",
     "verify": "check a model's structure, hashes and values",
     "diff": "measure what fine-tuning changed, per layer and projection",
+    "loss": "predict and explain what an edit or a merge does to the loss",
+    "advise": "say which method and settings suit these models, and on what evidence",
     "pack": "keep what a fine-tune changed in a tenth of the space",
     "unpack": "write the model that a packed delta stands for",
     "inspect": "show what a packed delta takes, and how near it comes",

@@ -21,7 +21,7 @@ from deltasmith.evaluate.saving import write_whole
 if TYPE_CHECKING:
     from deltasmith.evaluate.verdicts import Comparison
 
-__all__ = ["Curve", "Dots", "Panel", "comparison", "curves", "dots", "panels"]
+__all__ = ["COLOURS", "Curve", "Dots", "Panel", "canvas", "comparison", "curves", "dots", "panels"]
 
 Values = Sequence[float]
 Curve = tuple[str, Values, Values, Values, Values]
@@ -29,7 +29,8 @@ Curve = tuple[str, Values, Values, Values, Values]
 Dots = tuple[str, Values, Values, Values]
 """Label, and a mean, low and high for every row of a panel; NaN leaves a dot or an interval out."""
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#000000", "#777777")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#000000", "#777777")
+"""After Okabe and Ito: told apart by the colour-blind."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES: tuple[Any, ...] = (
     "-",
@@ -93,7 +94,7 @@ def curves(
     """
     names = [one[0] for one in series]
     rows = math.ceil(len(names) / _columns(names))
-    with _figure(path, 6.2, 3.9 + 0.2 * max(0, rows - 3)) as figure:
+    with canvas(path, 6.2, 3.9 + 0.2 * max(0, rows - 3)) as figure:
         axes = figure.add_subplot()
         handles = []
         for number, (_, xs, means, lows, highs) in enumerate(series):
@@ -142,7 +143,7 @@ def panels(path: Path | str, parts: Sequence[Panel], *, title: str = "") -> None
     names = list(dict.fromkeys(group[0] for part in parts for group in part.groups))
     heights = [len(part.rows) * max(0.34, 0.14 * (len(part.groups) + 1)) + 0.3 for part in parts]
     legend = 0.24 * math.ceil(len(names) / _columns(names)) + 0.1 if len(names) > 1 else 0.0
-    with _figure(path, 6.2, sum(heights) + 0.45 * len(parts) + legend + (0.3 if title else 0)) as figure:
+    with canvas(path, 6.2, sum(heights) + 0.45 * len(parts) + legend + (0.3 if title else 0)) as figure:
         grid = figure.add_gridspec(len(parts), 1, height_ratios=heights)
         found: dict[str, Any] = {}
         for place, part in enumerate(parts):
@@ -224,8 +225,8 @@ def _ends(lows: Values, highs: Values) -> list[float]:
 
 def _look(number: int) -> dict[str, Any]:
     """Return colour and marker; from the ninth on the markers are hollow."""
-    colour = _COLOURS[number % len(_COLOURS)]
-    hollow = number // len(_COLOURS) % 2
+    colour = COLOURS[number % len(COLOURS)]
+    hollow = number // len(COLOURS) % 2
     return {
         "color": colour,
         "marker": _MARKERS[number % len(_MARKERS)],
@@ -263,8 +264,11 @@ def _shown(name: str) -> str:
 
 
 @contextmanager
-def _figure(path: Path | str, width: float, height: float) -> Iterator[Any]:
-    """Yield an empty figure and write it at the end; nothing is written after an error."""
+def canvas(path: Path | str, width: float, height: float) -> Iterator[Any]:
+    """Yield an empty matplotlib figure of this size in inches, and write it at the end: .png or .svg.
+
+    Nothing is written after an error. The same drawing gives the same bytes. Raises what `curves` raises.
+    """
     target = Path(path)
     kind = target.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):

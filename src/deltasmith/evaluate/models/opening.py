@@ -1,7 +1,7 @@
 """Whatever a user names, opened as a model that answers: a folder, what can be merged, or a recipe.
 
-A recipe is merged in memory, evaluated and discarded; only its config and tokenizer lie in a temporary folder while
-the model is loaded.
+`open_material` stops before a network is built. A recipe is merged in memory, evaluated and discarded; only its
+config and tokenizer lie in a temporary folder while the model is loaded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,8 @@ from deltasmith.formats.hf_folder import ShardedCheckpoint
 from deltasmith.formats.json_file import read_json_object
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.formats.publish import side_files
+from deltasmith.recipe.checks import is_recipe_file
+from deltasmith.recipe.model import Recipe
 from deltasmith.upscaling.settings import MODEL_TYPE
 
 if TYPE_CHECKING:
@@ -32,12 +34,11 @@ if TYPE_CHECKING:
     from deltasmith.engine.progress import Progress
     from deltasmith.engine.workers import Stop
 
-__all__ = ["OpenedLanguageModel", "Runtime", "is_recipe", "open_language_model"]
+__all__ = ["Material", "OpenedLanguageModel", "Runtime", "is_recipe", "open_language_model", "open_material"]
 
 Runtime = Literal["auto", "numpy", "torch"]
 """`auto` is torch where torch and transformers are installed, and numpy elsewhere."""
 
-_RECIPES = (".yaml", ".yml")
 _DECIDING = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 _INDEPENDENT = ("manifest.json", "model.safetensors.index.json", "README.md")
 _CHUNK = 1 << 24
@@ -54,8 +55,12 @@ class OpenedLanguageModel:
 
 
 @dataclass(frozen=True)
-class _Material:
-    """What a model is made of: a folder with config and tokenizer, the weights if they are not in it too."""
+class Material:
+    """What a model is made of: a folder with config and tokenizer, the weights if they are not in it too.
+
+    `weights` changes whenever they do; `name` holds no absolute path. The folder may be gone when the context that
+    yielded this ends.
+    """
 
     name: str
     folder: Path
@@ -64,9 +69,9 @@ class _Material:
     notes: tuple[str, ...]
 
 
-def is_recipe(source: str | Path | Mapping[str, Any]) -> bool:
-    """Tell whether `source` is a recipe: a mapping, or a file whose name ends in .yaml or .yml."""
-    return isinstance(source, Mapping) or str(source).endswith(_RECIPES)
+def is_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> bool:
+    """Tell whether `source` is a recipe: a record, a mapping, or a file whose name ends in .yaml or .yml."""
+    return isinstance(source, Mapping | Recipe) or is_recipe_file(source)
 
 
 def open_language_model(
@@ -98,18 +103,47 @@ def open_language_model(
         ResourceError: the memory does not suffice.
     """
     chosen = _runtime(runtime, device, dtype)
-    if isinstance(source, Mapping) or is_recipe(source):
-        options = {"memory": memory, "threads": threads, "seed": seed, "progress": progress, "stop": stop}
-        made = _from_recipe(source, overrides=overrides, columns=columns, **options)
-    elif overrides or seed is not None:
-        raise RecipeError(f"{printable(str(source))} is no recipe, so no value of it can be set")
-    else:
-        made = _from_model(str(source))
+    made = open_material(
+        source,
+        overrides=overrides,
+        columns=columns,
+        memory=memory,
+        threads=threads,
+        seed=seed,
+        progress=progress,
+        stop=stop,
+    )
     with made as material:
         limits = {"context": context} | ({} if batch is None else {"batch": batch})
         model, notes = _load(material, chosen, device, dtype, limits)
         print_of = _fingerprint(material, model)
     return OpenedLanguageModel(model, material.name, print_of, (*material.notes, *notes))
+
+
+def open_material(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    memory: int = DEFAULT_MEMORY,
+    threads: int | None = None,
+    seed: int | None = None,
+    columns: EditedColumns | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> AbstractContextManager[Material]:
+    """Lay out what `open_language_model` opens, a recipe computed as `merge` would write it, without a network.
+
+    Raises what that raises before it loads one: RecipeError, DamagedInputError, RefusedError, ResourceError.
+    """
+    if is_recipe(source):
+        options = {"memory": memory, "threads": threads, "seed": seed, "progress": progress, "stop": stop}
+        return _from_recipe(source, overrides=overrides, columns=columns, **options)
+    if overrides or seed is not None:
+        raise RecipeError(
+            f"{printable(str(source))} is no recipe, so no value of it can be set",
+            fix="leave the settings out, or give a recipe (*.yaml)",
+        )
+    return _from_model(str(source))
 
 
 def _runtime(runtime: str, device: str, dtype: str) -> str:
@@ -130,7 +164,7 @@ def _runtime(runtime: str, device: str, dtype: str) -> str:
 
 
 def _load(
-    material: _Material, runtime: str, device: str, dtype: str, limits: Mapping[str, Any]
+    material: Material, runtime: str, device: str, dtype: str, limits: Mapping[str, Any]
 ) -> tuple[LanguageModel, tuple[str, ...]]:
     if runtime == "torch":
         from deltasmith.evaluate.models.torch_model import TorchModel
@@ -155,25 +189,25 @@ def _load(
 
 
 @contextmanager
-def _from_recipe(source: str | Path | Mapping[str, Any], **options: Any) -> Iterator[_Material]:
+def _from_recipe(source: str | Path | Mapping[str, Any] | Recipe, **options: Any) -> Iterator[Material]:
     computed = api.compute(source, **options)
-    name = "recipe" if isinstance(source, Mapping) else Path(source).stem
+    name = Path(source).stem if isinstance(source, str | Path) else "recipe"
     with _beside(computed.files, name) as folder:
         state = hashlib.sha256()
         for tensor, stored in sorted(computed.tensors.items()):
             state.update(repr((tensor, stored.spec.dtype.name, stored.spec.shape)).encode())
             for at in range(0, len(stored.data), _CHUNK):
                 state.update(stored.data[at : at + _CHUNK])
-        yield _Material(name, folder, computed.tensors, state.hexdigest(), computed.warnings)
+        yield Material(name, folder, computed.tensors, state.hexdigest(), computed.warnings)
 
 
 @contextmanager
-def _from_model(source: str) -> Iterator[_Material]:
+def _from_model(source: str) -> Iterator[Material]:
     opened = open_model(source)
     folder, checkpoint = _complete(opened)
     weights = repr([(file.name, sha256_of(file.path)) for file in opened.files])
     if isinstance(checkpoint, ShardedCheckpoint):
-        yield _Material(opened.name, folder, None, weights, opened.warnings)
+        yield Material(opened.name, folder, None, weights, opened.warnings)
         opened.check_unchanged()
         return
     # The stored bytes are not what a model computes with (fp8 with scales): hand over what they stand for.
@@ -182,7 +216,7 @@ def _from_model(source: str) -> Iterator[_Material]:
         for name, spec in checkpoint.specs.items()
     }
     with _beside(side_files(folder, folder, dequantised=True).files, opened.name) as beside:
-        yield _Material(opened.name, beside, tensors, weights, opened.warnings)
+        yield Material(opened.name, beside, tensors, weights, opened.warnings)
 
 
 def _complete(opened: OpenedModel) -> tuple[Path, Any]:
@@ -220,7 +254,7 @@ def _beside(files: Mapping[str, bytes | Path], name: str) -> Iterator[Path]:
         yield folder
 
 
-def _fingerprint(material: _Material, model: LanguageModel) -> str:
+def _fingerprint(material: Material, model: LanguageModel) -> str:
     """Hash the weights, every small file that config, tokenizer or template may lie in, and the runtime."""
     state = hashlib.sha256(repr((material.weights, model.runtime, model.context)).encode())
     for path in sorted(material.folder.iterdir()):

@@ -14,6 +14,7 @@ from deltasmith.evaluate.models.transformers_loading import (
     check_device,
     load_model,
     load_tokenizer,
+    longest_input,
     memory_errors,
     quiet,
     require_transformers,
@@ -29,8 +30,6 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 """`auto`: float32 on a CPU, what the checkpoint is stored in elsewhere."""
 
 _DEFAULT_CONTEXT = 2048
-_LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
-_UNSET = 10**9  # tokenizers without a length of their own name an absurd one
 _SLICE = 512  # positions whose logits are in float32 at once
 
 
@@ -86,7 +85,7 @@ class TorchModel(CausalModel):
                 "neither the tokenizer nor the config names an end-of-sequence token",
                 fix="set eos_token_id in generation_config.json",
             )
-        longest = _longest(model.config, tokenizer)
+        longest = longest_input(model.config, tokenizer) or _DEFAULT_CONTEXT
         own = TorchTokenizer(tokenizer, min(ends, default=0))
         super().__init__(own, ends, longest if context is None else min(longest, context), batch)
         self._model = model
@@ -274,13 +273,3 @@ def _ends(folder: Path, config: Any) -> frozenset[int]:
         values = value if isinstance(value, list | tuple) else [value]
         found |= {i for i in values if isinstance(i, int)}
     return frozenset(found)
-
-
-def _longest(config: Any, tokenizer: Any) -> int:
-    """Return the longest input that the config or else the tokenizer allows."""
-    for section in (getattr(config, "text_config", None), config):
-        for name in _LENGTHS:
-            if isinstance(value := getattr(section, name, None), int):
-                return value
-    length = tokenizer.model_max_length
-    return int(length) if isinstance(length, int | float) and 0 < length < _UNSET else _DEFAULT_CONTEXT

@@ -27,6 +27,7 @@ __all__ = [
     "check_device",
     "load_model",
     "load_tokenizer",
+    "longest_input",
     "memory_errors",
     "quiet",
     "register_mixtures",
@@ -34,17 +35,20 @@ __all__ = [
 ]
 
 _SHOWN = 3
+_ALLOCATION = "DefaultCPUAllocator"
+_LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
+_UNSET = 10**9  # tokenizers without a length of their own name an absurd one
 
 
-def require_transformers() -> None:
-    """Raise MissingExtraError unless torch and transformers can be imported."""
+def require_transformers(purpose: str = "evaluating this model", extra: str = "eval") -> None:
+    """Raise MissingExtraError, which says what for, unless torch and transformers can be imported."""
     try:
         for name in ("torch", "transformers"):
             importlib.import_module(name)
     except ImportError as cause:
         raise MissingExtraError(
-            f"evaluating this model needs torch and transformers ({cause})",
-            fix='pip install "deltasmith[eval]"',
+            f"{purpose} needs torch and transformers ({cause})",
+            fix=f'pip install "deltasmith[{extra}]"',
         ) from cause
 
 
@@ -97,7 +101,10 @@ def memory_errors(batch: int) -> Iterator[None]:
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as cause:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as cause:
+        # torch has no class of its own for a full machine, only for a full accelerator.
+        if type(cause) is RuntimeError and _ALLOCATION not in str(cause):
+            raise
         raise ResourceError(
             "the memory does not suffice for the model and its batch",
             fix=f"use --batch {max(1, batch // 2)} or less" if batch > 1 else "use a smaller model or device",
@@ -105,9 +112,18 @@ def memory_errors(batch: int) -> Iterator[None]:
 
 
 def load_model(
-    folder: Path, tensors: Mapping[str, Stored] | None, *, dtype: Any, device: str, where: str
+    folder: Path,
+    tensors: Mapping[str, Stored] | None,
+    *,
+    dtype: Any,
+    device: str,
+    where: str,
+    auto: str = "AutoModelForCausalLM",
+    attention: str | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
-    """Load a causal language model and return it with notes; `where` names it in errors.
+    """Load a network, by default a causal language model, and return it with notes; `where` names it in errors.
+
+    `auto` is the class of transformers that chooses by the config, `attention` the implementation that is asked for.
 
     Weights come from the folder's safetensors files, or from `tensors`; either way transformers applies its own
     conversions of names and layouts. Nothing is fetched, no code of the folder is run, and no pickle is read.
@@ -128,13 +144,14 @@ def load_model(
     with _damaged(where, "check config.json and the weights, or fetch the model again"):
         config = library.AutoConfig.from_pretrained(str(folder), **local)
         with torch.device("meta"):  # no weights yet: this only asks which class computes such a config
-            kind = type(library.AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+            kind = type(getattr(library, auto).from_config(config, trust_remote_code=False))
         model, report = kind.from_pretrained(
             config=config,
             dtype=dtype,
             ignore_mismatched_sizes=True,  # they are listed then, and refused below
             output_loading_info=True,
             local_files_only=True,
+            **({} if attention is None else {"attn_implementation": attention}),
             **weights,
         )
         _refuse_incomplete(report, where)
@@ -153,6 +170,16 @@ def load_tokenizer(folder: Path, where: str) -> Any:
         return library.AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
+
+
+def longest_input(config: Any, tokenizer: Any) -> int | None:
+    """Return the longest input that the config or else the tokenizer allows, None where neither bounds it."""
+    for section in (getattr(config, "text_config", None), config):
+        for name in _LENGTHS:
+            if isinstance(value := getattr(section, name, None), int):
+                return value
+    length = tokenizer.model_max_length
+    return int(length) if isinstance(length, int | float) and 0 < length < _UNSET else None
 
 
 @contextmanager

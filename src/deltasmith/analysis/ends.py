@@ -1,0 +1,165 @@
+"""Where a path begins and ends: from a recipe, or a model, to the two things that must be loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deltasmith.analysis.requests import listed
+from deltasmith.errors import RecipeError, printable
+from deltasmith.evaluate.models.opening import is_recipe
+from deltasmith.formats.opening import open_model
+from deltasmith.merges.sum import Sum
+from deltasmith.recipe.checks import from_dict, load
+from deltasmith.recipe.model import ModelEntry, Recipe
+
+__all__ = ["End", "Ends", "Source", "read_recipe", "resolve", "resolve_delta"]
+
+Source = str | Path | Mapping[str, Any] | Recipe
+
+_AUTOMATIC = re.compile(r"m\d+")
+
+
+@dataclass(frozen=True)
+class End:
+    """Something that `networks.load` loads, and a name for it without an absolute path."""
+
+    source: str | Recipe
+    name: str
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A path from one model to another.
+
+    `base` is what the start was fine-tuned from, where the recipe tells: its loss says what fine-tuning gained.
+    `recipe` is the one that makes the end, None where the end is a model.
+    """
+
+    start: End
+    end: End
+    base: End | None = None
+    recipe: Recipe | None = None
+
+
+def read_recipe(source: Source, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe | None:
+    """Read a recipe file or mapping with its changes; None for what is a model.
+
+    Raises:
+        RecipeError: the recipe does not hold together, or there are changes and no recipe.
+    """
+    if not is_recipe(source):
+        if overrides:
+            raise RecipeError(f"{printable(str(source))} is no recipe, so no value of it can be set")
+        return None
+    if isinstance(source, Recipe):
+        recipe = source
+    elif isinstance(source, Mapping):
+        recipe = from_dict(source, Path(), overrides)
+    else:
+        recipe = load(source, overrides)
+    return recipe if seed is None else replace(recipe, seed=seed)
+
+
+def resolve(source: Source, recipe: Recipe | None, start: str | None) -> Ends:
+    """Find both ends: `source` (read as `recipe`, if it is one) is the end, `start` says where the path begins.
+
+    `start` is "base", the label of one of the recipe's models, or a model's path; a label wins over a path. By
+    default an edit of one model is explained on top of that model, and a merge of several on top of their base.
+
+    Raises:
+        RecipeError: there is no such start, or none can be guessed. What `open_model` raises of a model.
+    """
+    if recipe is None:
+        if start is None:
+            raise RecipeError(
+                f"{printable(str(source))} is a model, and says nothing of where the path starts",
+                fix="give --from MODEL, its base for example",
+            )
+        return Ends(_plain(start), _plain(str(source)))
+    end = End(recipe, Path(source).stem if isinstance(source, str | Path) else "the recipe")
+    if start is None and len(recipe.models) > 1:
+        start = "base"
+    entry = _entry(recipe, start)
+    if entry is not None:
+        base = None if recipe.base is None else _base(recipe)
+        return Ends(_model(recipe, entry), end, base, recipe)
+    if start == "base":
+        return Ends(_base(recipe), end, None, recipe)
+    assert start is not None
+    return Ends(_other(recipe, start), end, None, recipe)
+
+
+def resolve_delta(source: Source, recipe: Recipe | None, start: str | None) -> Ends:
+    """Find the ends of a delta that is to be followed further: from a recipe's base to its one model as it is.
+
+    With a `start`, or several models, the ends are those of `resolve`. Raises what that raises.
+    """
+    if recipe is None or start is not None or len(recipe.models) > 1:
+        return resolve(source, recipe, start)
+    return Ends(_base(recipe), _model(recipe, recipe.models[0]), None, recipe)
+
+
+def _entry(recipe: Recipe, start: str | None) -> ModelEntry | None:
+    """Return the model that the path starts from, None if it is none of the recipe's."""
+    if start is None:
+        return recipe.models[0]
+    return next((entry for entry in recipe.models if entry.label == start), None)
+
+
+def _base(recipe: Recipe) -> End:
+    if recipe.base is None:
+        raise RecipeError(
+            "the recipe has no base for the path to start from",
+            fix=f"give --from {listed(recipe.labels)}, or a model's folder",
+        )
+    if isinstance(recipe.base, Recipe):
+        return End(recipe.base, "base")
+    return _located(recipe.base, recipe.relative_to, "base")
+
+
+def _model(recipe: Recipe, entry: ModelEntry) -> End:
+    """Return one model of a recipe as it is before its edits: a delta without a base of its own over the recipe's."""
+    name = "the model" if _AUTOMATIC.fullmatch(entry.label) else entry.label
+    if isinstance(entry.model, Recipe):
+        return End(entry.model, name)
+    opened = open_model(entry.model, relative_to=entry.relative_to)
+    whole = opened.checkpoint is not None and opened.packed is None and opened.config is not None
+    if whole or recipe.base is None:
+        return _located(entry.model, entry.relative_to, name)
+    alone = ModelEntry(entry.model, entry.label, relative_to=entry.relative_to)
+    unedited = Recipe(
+        (alone,),
+        Sum(),
+        recipe.base,
+        dtype=recipe.dtype,
+        nonfinite=recipe.nonfinite,
+        relative_to=recipe.relative_to,
+    )
+    return End(unedited, opened.name if name == "the model" else name)
+
+
+def _located(source: str, folder: Path, label: str) -> End:
+    """Name a model by what it lies under now: relative paths count from the recipe's folder."""
+    opened = open_model(source, relative_to=folder)
+    place = source if opened.folder is None or opened.packed is not None else str(opened.folder)
+    if place is source and (folder / source.partition("#")[0]).exists():
+        place = str(folder / source)
+    return End(place, opened.name if label == "the model" else label)
+
+
+def _plain(source: str) -> End:
+    return End(source, open_model(source).name) if not is_recipe(source) else End(source, Path(source).stem)
+
+
+def _other(recipe: Recipe, start: str) -> End:
+    """Return a start that the recipe does not name; a word that is no path is probably a label spelled wrongly."""
+    if "/" not in start and not Path(start.partition("#")[0]).exists():
+        raise RecipeError(
+            f"there is no model {printable(start, 80)!r} in the recipe to start from",
+            fix=f"use --from {listed(('base', *recipe.labels))}, or a model's folder",
+        )
+    return _plain(start)

@@ -1,0 +1,320 @@
+"""`deltasmith loss RECIPE --data FILE`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deltasmith.cli.options import (
+    Size,
+    json_option,
+    override_option,
+    print_json,
+    quiet_option,
+)
+
+_FILE = click.Path(path_type=Path)
+
+
+class _Range(click.ParamType):  # type: ignore[type-arg]
+    """Two numbers with 0 between them: `-1:1`."""
+
+    name = "range"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Return (low, high)."""
+        try:
+            low, high = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"{value!r} is no range; write LOW:HIGH, for example -1:1", param, ctx)
+        if not (low <= 0 <= high and low < high < float("inf") and low > float("-inf")):
+            self.fail(f"{value!r} must be a range with 0 in it, for example -1:1", param, ctx)
+        return low, high
+
+
+def _question_options(function: Any) -> Any:
+    """Add what is asked."""
+    for option in (
+        click.option(
+            "--from",
+            "start",
+            metavar="base|LABEL|MODEL",
+            help="Where the path begins; default: the recipe's one model, or the base of several.",
+        ),
+        click.option(
+            "--rule",
+            "rules",
+            multiple=True,
+            type=click.Choice(["left", "midpoint", "trapezoid"]),
+            help="How slopes become a prediction; repeatable, default: all. The paper's is left.",
+        ),
+        click.option(
+            "--steps", type=click.IntRange(1), default=5, show_default=True, help="Parts of the path."
+        ),
+        click.option(
+            "--second-order",
+            type=click.Choice(["none", "hessian", "fisher"]),
+            default="none",
+            show_default=True,
+            help="Estimate what a random edit (DARE, DELLA) costs on average over its masks.",
+        ),
+        click.option(
+            "--probes", type=click.IntRange(1), default=8, show_default=True, help="Of the second order."
+        ),
+        click.option(
+            "--margin",
+            type=float,
+            help="A change that counts as none, in nats per token; default: 2 % of what fine-tuning gained, or 0.01.",
+        ),
+        click.option(
+            "--line-search",
+            "line",
+            type=_Range(),
+            metavar="LOW:HIGH",
+            help="Instead: find how far to follow the delta beyond its end (ExPO's alpha), -1:1 say.",
+        ),
+        click.option(
+            "--sweep",
+            metavar="AXES",
+            help='Instead: the change at many settings, "k=-1:1:0.25, p=0.1:0.9:0.2" say.',
+        ),
+    )[::-1]:
+        function = option(function)
+    return function
+
+
+def _data_options(function: Any) -> Any:
+    """Add what the loss is taken of, and how it is computed."""
+    for option in (
+        click.option(
+            "--data",
+            required=True,
+            type=_FILE,
+            metavar="FILE",
+            help="Documents: one a line, or .jsonl objects with `text`, `prompt` and `answer`, or `messages`;"
+            " for a classifier an .npz of its inputs and `labels`.",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(1),
+            default=4,
+            show_default=True,
+            help="Examples in a chunk: what is computed, and resampled for intervals, together.",
+        ),
+        click.option(
+            "--length",
+            type=click.IntRange(2),
+            default=512,
+            show_default=True,
+            help="Tokens of an example, at most.",
+        ),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="Read the first N documents."),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "float64", "bfloat16"]),
+            default="float32",
+            show_default=True,
+            help="bfloat16: computed in it, from float32 weights.",
+        ),
+        click.option("--seed", type=int, help="Replace the recipe's seed; of the resampling too."),
+        click.option(
+            "--memory",
+            type=Size(),
+            default="512M",
+            show_default=True,
+            help="For computing the recipe; two networks in float32 come on top.",
+        ),
+        click.option("--threads", type=click.IntRange(1, 1024), help="Threads; default: the libraries' own."),
+        override_option,
+    )[::-1]:
+        function = option(function)
+    return function
+
+
+def _place_options(function: Any) -> Any:
+    """Add what is written."""
+    for option in (
+        click.option(
+            "--out", type=_FILE, metavar="DIR", help="Write report.json and pictures there (extra [plot])."
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace an earlier report, or statistics file."),
+        click.option(
+            "--save-gradient",
+            "gradient",
+            type=_FILE,
+            metavar="FILE",
+            help="Write the mean gradient at the start of the path, for `bias_by_gradient`.",
+        ),
+        click.option(
+            "--save-fisher",
+            "fisher",
+            type=_FILE,
+            metavar="FILE",
+            help="Write the Fisher diagonal at the start of the path, for `merge: fisher`.",
+        ),
+        json_option,
+        quiet_option,
+    )[::-1]:
+        function = option(function)
+    return function
+
+
+@click.command("loss")
+@click.argument("recipe")
+@_data_options
+@_question_options
+@_place_options
+def command(recipe: str, **options: Any) -> None:
+    """Predict and explain what RECIPE, an edit or a merge, does to the loss on some data.
+
+    RECIPE is a recipe, or with --from a model. The weights move in a straight line from where the path begins to the
+    recipe's result; the slopes on the way, taken apart by layers and projections, add up to a prediction of the
+    change of the loss, which is shown beside the measured one (A Unified View of Delta Parameter Editing, arXiv
+    2410.13841). The class, competitive, decreased or improved, compares the measured change with a margin: a line
+    of ours, the paper draws none. Needs the extra [analysis].
+    """
+    from deltasmith.cli.display import interruptible
+
+    written = {name: options.pop(name) for name in ("out", "overwrite", "gradient", "fisher")}
+    as_json, quiet = options.pop("as_json"), options.pop("quiet")
+    _check(written, options)
+    with _listener(quiet or as_json) as say, interruptible("point") as stop:
+        found = _ask(recipe, options | {"say": say, "stop": stop})
+        notes = _save(recipe, written, options | {"say": say, "stop": stop})
+    notes = [note for note in notes if note.removeprefix("note: ") not in found.notes]
+    if written["out"] is not None:
+        notes += _publish(found, written["out"], written["overwrite"])
+    if as_json:
+        print_json(found.as_json() | ({"written": notes} if notes else {}))
+    elif not quiet:
+        from deltasmith.cli.loss_text import show
+
+        show(found)
+        for note in notes:
+            click.echo(note)
+
+
+def _check(written: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuse what cannot go together, and places that cannot be written, before anything is computed."""
+    from deltasmith.analysis.publishing import check_report_folder
+
+    if options["line"] is not None and options["sweep"] is not None:
+        raise click.UsageError("--line-search and --sweep are two questions; ask them one after the other")
+    if options["line"] is not None and options["second_order"] != "none":
+        raise click.UsageError("--line-search has no use for --second-order")
+    if written["out"] is not None:
+        check_report_folder(written["out"], overwrite=written["overwrite"])
+
+
+def _ask(recipe: str, options: dict[str, Any]) -> Any:
+    """Run the analysis that the options call for."""
+    from deltasmith.evaluate.models.transformers_loading import require_transformers
+
+    require_transformers("analysing a loss", "analysis")
+    line, axes = options.pop("line"), options.pop("sweep")
+    options["rules"] = options["rules"] or ("left", "midpoint", "trapezoid")
+    if line is not None:
+        from deltasmith.analysis.lines import follow
+
+        for name in ("rules", "steps", "second_order", "probes", "margin"):
+            del options[name]
+        return follow(recipe, *line, **options)
+    if axes is not None:
+        from deltasmith.analysis.sweep import sweep
+
+        return sweep(recipe, axes, **options)
+    from deltasmith.analysis.run import loss
+
+    return loss(recipe, **options)
+
+
+def _save(recipe: str, written: dict[str, Any], options: dict[str, Any]) -> list[str]:
+    """Write the statistics that were asked for, of the model where the path starts."""
+    if written["gradient"] is None and written["fisher"] is None:
+        return []
+    from deltasmith.analysis.ends import read_recipe, resolve
+    from deltasmith.analysis.statistics_files import save
+
+    made = read_recipe(recipe, options["overrides"], options["seed"])
+    model = resolve(recipe, made, options["start"]).start
+    say, notes = options["say"], []
+    for kind in ("gradient", "fisher"):
+        if written[kind] is not None:
+            kept = {
+                key: options[key] for key in ("data", "device", "dtype", "batch", "length", "limit", "stop")
+            }
+            saved = save(
+                kind,
+                model.source,
+                out=written[kind],
+                overwrite=written["overwrite"],
+                seed=options["seed"] or 0,
+                say=lambda done, of, what=f"the {kind}": say(what, done, of),  # type: ignore[misc]
+                **kept,
+            )
+            notes.append(
+                f"{saved.file}: the {kind} of {saved.tensors} tensors of {model.name} over {saved.examples} examples"
+            )
+            notes += [f"note: {note}" for note in saved.notes]
+    return notes
+
+
+def _publish(found: Any, out: Path, overwrite: bool) -> list[str]:
+    """Write the report, and pictures of it where matplotlib is there; return what to tell."""
+    import json
+
+    from deltasmith.analysis.publishing import report_folder
+    from deltasmith.errors import MissingExtraError, printable
+
+    notes: list[str] = []
+    with report_folder(out, overwrite=overwrite) as folder:
+        text = json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        try:
+            _draw(found, folder)
+        except MissingExtraError as error:
+            notes.append(f"note: no pictures: {error}")
+        names = sorted(path.name for path in folder.iterdir())
+    return [f"{printable(str(out))}: {', '.join(names)}", *notes]
+
+
+def _draw(found: Any, folder: Path) -> None:
+    from deltasmith.analysis import plots
+    from deltasmith.analysis.lines import Followed
+    from deltasmith.analysis.report import LossReport
+
+    if isinstance(found, LossReport):
+        plots.path_plot(found, folder / "path.png")
+        plots.heatmap(found, None, folder / "heatmap.png")
+    elif isinstance(found, Followed):
+        plots.line_search_plot(found.search, folder / "line_search.png")
+    elif len(found.axes) <= 2:
+        plots.sweep_plot(found, folder / "sweep.png")
+
+
+@contextmanager
+def _listener(silent: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what shows how far the work has come: a bar on a terminal, lines elsewhere."""
+    from deltasmith.cli.evaluate import _progress
+
+    with _progress(silent) as bar:
+        phase = ["", 0]
+
+        def say(what: str, done: int, of: int) -> None:
+            if what != phase[0]:
+                phase[:] = [what, 0]
+                bar.phase(what, of)
+                if of:
+                    bar.advance(0)
+            if done > phase[1]:  # type: ignore[operator]
+                bar.advance(done - phase[1])  # type: ignore[operator]
+                phase[1] = done
+
+        yield say

@@ -1,0 +1,249 @@
+"""`deltasmith loss` from the command line: the text, the files, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deltasmith.analysis.report import FORMAT
+from deltasmith.lab import family_folder
+from models import check_refusal, draw, run, shapes, tokenizer, write_model, write_recipe
+
+FAMILY = family_folder()
+DATA = FAMILY / "items" / "validation_math.jsonl"
+FEW = ("--data", DATA, "--limit", 8, "--batch", 1, "--steps", 1)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    edits = [{"drop": {"density": 0.05}}]
+    model = {"model": str(FAMILY / "small" / "math"), "label": "math", "edits": edits}
+    folder = tmp_path_factory.mktemp("loss")
+    return write_recipe(folder / "dare.yaml", {"base": str(FAMILY / "base"), "models": [model]})
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> Path:
+    """Two tiny models whose vocabulary is w0 to w39, one with a word more, one that overflows; and data."""
+    root = tmp_path_factory.mktemp("words")
+    spaced = tokenizer() | {"pre_tokenizer": {"type": "WhitespaceSplit"}}
+    base = draw(0)
+    write_model(root / "base", base, tokens=spaced)
+    more = draw(1, vocab=41)
+    longer = tokenizer(41) | {"pre_tokenizer": {"type": "WhitespaceSplit"}}
+    settings = json.loads((root / "base" / "config.json").read_text()) | {"vocab_size": 41}
+    write_model(root / "more", more, tokens=longer, settings=settings)
+    huge = base | {
+        "model.norm.weight": np.full_like(base["model.norm.weight"], 3e38),
+        "lm_head.weight": 1000 * base["lm_head.weight"],
+    }
+    write_model(root / "huge", huge, tokens=spaced)
+    write_model(root / "other", draw(2), tokens=spaced)
+    (root / "data.txt").write_text("w1 w2 w3 w4\nw5 w6 w7 w8\n")
+    assert set(shapes()) == set(base)
+    return root
+
+
+@pytest.fixture
+def installed() -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+
+
+def test_it_is_listed_and_explains_itself():
+    assert "predict and explain what an edit or a merge does to the loss" in run("--help").out
+    said = run("loss", "--help")
+    assert said.code == 0
+    for word in ("--from", "--second-order", "--line-search", "--sweep", "--save-gradient", "arXiv"):
+        assert word in said.out
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_answer_comes_first(recipe):
+    done = run("loss", recipe, *FEW)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith(
+        ("decreased (the loss rises): +0.", "undecided (the interval crosses the margin): +0.")
+    )
+    assert "nats per token (margin 0.0" in lines[0]
+    assert "2 % of the 0." in lines[0]
+    assert lines[1].startswith("math 0.")
+    assert "→ dare 0." in lines[1]
+    assert "on validation_math.jsonl (8 examples" in lines[1]
+    for rule in ("left, 1 step", "midpoint, 1 step", "trapezoid, 1 step", "measured"):
+        assert any(line.startswith(rule) for line in lines)
+    assert any(line.startswith("layer (by the midpoint rule)") for line in lines)
+    assert any(line.startswith("model.layers.*.mlp.down_proj.weight") for line in lines)
+    assert "note: the first 8 of 120 documents" in lines
+    assert "points of the path: 3 / 3" in done.err
+
+
+@pytest.mark.usefixtures("installed")
+def test_json_is_one_document_and_the_folder_holds_the_same(recipe, tmp_path):
+    more = ("--rule", "left", "--second-order", "fisher", "--probes", 2, "--margin", 9)
+    done = run("loss", recipe, *FEW, *more, "--json", "--out", tmp_path / "out")
+    assert (done.code, done.err) == (0, "")
+    document = done.document
+    written = document.pop("written")
+    assert document["format"] == FORMAT
+    assert document["verdict"] == "competitive"
+    assert [p["rule"] for p in document["predictions"]] == ["left"]
+    assert document["second_order"]["probes"] == 2
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == document
+    assert written[0].startswith(f"{tmp_path / 'out'}: ")
+    assert run("loss", recipe, *FEW, "--quiet").out == ""
+    shown = run("loss", recipe, *FEW, *more).out
+    assert "second order (fisher): the random edit costs +0." in shown
+
+
+@pytest.mark.usefixtures("installed")
+def test_pictures_are_drawn_where_matplotlib_is(recipe, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    fixed = ("loss", recipe, *FEW, "--rule", "left", "--quiet", "--out", out)
+    assert run(*fixed).code == 0
+    assert sorted(p.name for p in out.iterdir()) == ["heatmap.png", "path.png", "report.json"]
+    check_refusal(run(*fixed), 1, "exists and is not empty", "--overwrite")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = run("loss", recipe, *FEW, "--rule", "left", "--out", out, "--overwrite")
+    assert done.code == 0
+    assert [p.name for p in out.iterdir()] == ["report.json"]
+    assert 'pip install "deltasmith[plot]"' in done.out
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_line_search_prints_a_recipe(recipe, tmp_path):
+    done = run("loss", recipe, *FEW[:-2], "--line-search", "-1:1", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0].startswith(("extrapolate: α = +", "interpolate: α = -", "stay: α = "))
+    assert "preset: expo" in done.out
+    assert "alpha: " in done.out
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert document["recipe"]["preset"] == "expo"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_sweep_prints_a_table(recipe):
+    done = run("loss", recipe, *FEW, "--rule", "left", "--sweep", "density=0.2|0.8")
+    assert done.code == 0, done.err
+    assert done.out.startswith("2 points: ")
+    header, *rows = done.out.splitlines()[3:6]
+    assert header.split() == ["density", "measured", "95", "%", "interval", "left", "class"]
+    assert [row.split()[0] for row in rows] == ["0.2", "0.8"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_statistics_are_saved_of_the_start(recipe, tmp_path):
+    done = run("loss", recipe, *FEW, "--rule", "left", "--save-gradient", tmp_path / "g.safetensors")
+    assert done.code == 0, done.err
+    assert "the gradient of 39 tensors of math over 8 examples" in done.out
+    from safetensors.numpy import load_file
+
+    found = load_file(tmp_path / "g.safetensors")
+    assert len(found) == 39
+    assert found["model.norm.weight"].shape == (96,)
+
+
+def test_usage(recipe):
+    for more in (
+        ("--rule", "simpson"),
+        ("--steps", 0),
+        ("--probes", 0),
+        ("--batch", 0),
+        ("--length", 1),
+        ("--second-order", "x"),
+        ("--dtype", "float16"),
+        ("--line-search", "1"),
+        ("--line-search", "0.5:1"),
+        ("--line-search", "-1:nan"),
+        ("--line-search", "-1:1", "--sweep", "k=0:1:1"),
+        ("--line-search", "-1:1", "--second-order", "fisher"),
+    ):
+        check_refusal(run("loss", recipe, *FEW[:4], "--quiet", *more), 2)
+    assert run("loss", recipe).code == 2
+
+
+def test_without_torch_it_names_the_extra(recipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for more in ((), ("--line-search", "-1:1"), ("--sweep", "density=0.2|0.8")):
+        check_refusal(run("loss", recipe, *FEW, "--quiet", *more), 2, 'pip install "deltasmith[analysis]"')
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (("--margin", -1), 2, "margin is -1; give 0 or more, in nats per token"),
+        (("--from", "mth"), 2, "no model 'mth' in the recipe to start from; use --from base or math"),
+        (("--device", "tpu"), 2, "there is no device 'tpu'; use cpu, cuda or cuda:N"),
+        (("--device", "cuda:99"), 2, "torch sees"),
+        (("--memory", "64M"), 4, "a budget of 64 MiB is too small"),
+        (("--sweep", "zz=1:2:1"), 2, 'has no "zz" to sweep'),
+        (("--set", "scal=2"), 2, "scal"),
+        (("--save-gradient", "g.bin"), 2, "name it .safetensors"),
+    ],
+)
+def test_options_that_cannot_be(recipe, more, code, said):
+    check_refusal(run("loss", recipe, *FEW, "--rule", "left", "--quiet", *more), code, said)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("name", "content", "code", "said"),
+    [
+        ("snow.txt", "☃☃☃\n", 3, "it does not tokenise (all its 3 tokens are unknown)"),
+        ("empty.txt", "\n\n", 3, "it holds no document"),
+        ("broken.jsonl", '{"text": \n', 3, "broken.jsonl:1"),
+        ("fields.jsonl", '{"question": "?"}\n', 3, "`text` is missing"),
+        (None, "", 3, "No such file"),
+    ],
+)
+def test_data_that_cannot_be_read(recipe, tmp_path, name, content, code, said):
+    path = tmp_path / (name or "none.txt")
+    if name:
+        path.write_text(content, encoding="utf-8")
+    check_refusal(run("loss", recipe, "--data", path, "--quiet"), code, said)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_plain_model_needs_a_start(words):
+    data = ("--data", words / "data.txt", "--quiet")
+    check_refusal(run("loss", words / "other", *data), 2, "give --from MODEL")
+    check_refusal(run("loss", words / "none", "--from", words / "base", *data), 3, "nothing lies at")
+    assert run("loss", words / "other", "--from", words / "base", *data).code == 0
+
+
+@pytest.mark.usefixtures("installed")
+def test_another_vocabulary(words):
+    data = ("--data", words / "data.txt", "--quiet")
+    done = run("loss", words / "more", "--from", words / "base", *data)
+    check_refusal(done, 1, "the vocabularies differ", "[40, 16]", "[41, 16]")
+    mixed = {"base": str(words / "base"), "models": [{"model": str(words / "more")}]}
+    done = run("loss", write_recipe(words / "mixed.yaml", mixed), *data)
+    assert done.code == 1
+    check_refusal(done, 1, "vocabular")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_loss_that_is_not_finite(words):
+    done = run("loss", words / "huge", "--from", words / "base", "--data", words / "data.txt", "--quiet")
+    check_refusal(done, 1, "is not finite at", "of the path")
+    recipe = {
+        "base": str(words / "huge"),
+        "models": [{"model": str(words / "other"), "label": "o"}],
+        "scale": 0.5,
+    }
+    path = write_recipe(words / "from_huge.yaml", recipe)
+    done = run("loss", path, "--data", words / "data.txt", "--quiet")
+    check_refusal(done, 1, "the loss of the base is not finite")
+
+
+@pytest.mark.usefixtures("installed")
+def test_memory_that_does_not_suffice(recipe, monkeypatch):
+    monkeypatch.setattr("deltasmith.analysis.networks.free_on_machine", lambda: 1 << 20)
+    check_refusal(run("loss", recipe, *FEW, "--quiet"), 4, "2 networks in float32")
