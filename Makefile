@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 PINS    = -c constraints.txt
 
-.PHONY: demo test check lint test-extras lab lab-small lab-vision lab-page lab-packed bench clean
+.PHONY: demo test check lint test-extras lab lab-small lab-vision lab-page lab-packed lab-loss lab-loss-vision bench clean
 
 LAB     ?= lab/work
 FAMILY   = $(LAB)/S
@@ -51,6 +51,16 @@ lab-packed: $(VENV)/.packed
 	$(BIN)/deltasmith lab packed --jobs 2
 	$(BIN)/deltasmith lab packed-page lab/results --out docs/packed.md
 
+# What edits do to the loss of the bundled family, behind docs/loss.md; about a quarter of an hour on two cores.
+lab-loss: $(VENV)/.loss
+	$(BIN)/deltasmith lab loss --jobs 2
+	$(BIN)/deltasmith lab loss-page lab/results --out docs/loss.md
+
+# The same of the vision models that lab-vision has trained; DATA as there.
+lab-loss-vision: $(VENV)/.loss $(VENV)/.vision
+	$(BIN)/deltasmith lab loss --vision $(LAB)/vision/seed0 --pictures $(DATA) --jobs 2
+	$(BIN)/deltasmith lab loss-page lab/results --out docs/loss.md
+
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/run.py --setup-rival --record
 	$(BIN)/python benchmarks/packing.py --record
@@ -74,6 +84,10 @@ $(VENV)/.lab: $(VENV)/.core
 
 $(VENV)/.packed: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet $(PINS) -e ".[hf,plot]"
+	touch $@
+
+$(VENV)/.loss: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[analysis,plot]"
 	touch $@
 
 $(VENV)/.vision: $(VENV)/.core

@@ -17,14 +17,14 @@ import torch
 
 from deltasmith.lab.loss.bench import Subject
 from deltasmith.lab.loss.ground import Ground, Tensors
+from deltasmith.lab.loss.points import KINDS
 from deltasmith.lab.loss.predictions import change
 from deltasmith.lab.rows import Row
 
-__all__ = ["KINDS", "KS", "RATES", "gradient", "run"]
+__all__ = ["KS", "RATES", "gradient", "run"]
 
 KS = (0.5, 0.7, 0.9, 1.1, 1.3, 1.5)
 RATES = (0.1, 0.5, 0.9)
-KINDS = ("random", "sign", "gradient, other items", "gradient, same items")
 _EDITS = {"random": "drop_partly", "sign": "bias_by_sign"}
 
 
@@ -41,8 +41,7 @@ def run(subject: Subject) -> Iterator[Row]:
                 for kind in KINDS:
                     fields = {"density": round(1 - rate, 4), "k": k}
                     edits = {"edits": [{_EDITS.get(kind, "bias_by_gradient"): fields}]}
-                    model = {"statistics": str(files[kind])} if kind in files else {}
-                    end = subject.family.made(subject.task, edits, **model)
+                    end = subject.family.made(subject.task, edits, statistics=files.get(kind))
                     keys: dict[str, Any] = {"kind": kind, "k": k, "rate": rate}
                     keys |= change(subject.ground.losses(end) - before, subject.ground.counts)
                     yield Row({**subject.keys, **keys}, subject.task, subject.marks(end))
@@ -66,5 +65,7 @@ def _written(path: Path, ground: Ground, at: Tensors) -> Path:
     from safetensors.numpy import save_file
 
     found = {name: value.astype(np.float32) for name, value in gradient(ground, at).items()}
-    save_file(found, path, {"format": "deltasmith-stats-1", "kind": "gradient", "examples": str(len(ground.chunks))})
+    save_file(
+        found, path, {"format": "deltasmith-stats-1", "kind": "gradient", "examples": str(len(ground.chunks))}
+    )
     return path

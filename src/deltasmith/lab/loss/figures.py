@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,10 +16,9 @@ from deltasmith.analysis.verdict import default_margin, verdict
 from deltasmith.lab.loss.agreement import Pairs
 from deltasmith.lab.rows import Results, Row
 
-__all__ = ["NONE", "Regime", "change_of", "mean_over", "number", "ratio_over"]
+__all__ = ["Mask", "Regime", "change_of", "mean_over", "number", "ratio_of"]
 
 Values = npt.NDArray[np.float64]
-NONE = Estimate(float("nan"), float("nan"), float("nan"))
 RESAMPLES = 2_000
 
 
@@ -30,6 +30,14 @@ def number(row: Row, key: str) -> float:
 def change_of(row: Row) -> Estimate:
     """Return the measured change with its interval."""
     return Estimate(number(row, "measured"), number(row, "low"), number(row, "high"))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What one mask of a random edit did: the change of the loss, and its first-order term."""
+
+    change: Estimate
+    first: float
 
 
 class Regime:
@@ -102,37 +110,33 @@ class Regime:
         chosen = self.edits if rows is None else rows
         return [row for row in chosen if abs(number(row, "measured")) > self.margins[row.task]]
 
-    def masks(self, row: Row) -> list[Estimate]:
+    @staticmethod
+    def masks(row: Row) -> list[Mask]:
         """Return what every mask of a row did."""
-        return [Estimate(*map(float, one.split())) for one in str(row.keys["masks"]).split("; ")]
+        numbers = [list(map(float, one.split())) for one in str(row.keys["masks"]).split("; ")]
+        return [Mask(Estimate(*found[:3]), found[3]) for found in numbers]
+
+    def excess(self, row: Row) -> Values:
+        """Return what every mask cost beyond its first-order term, (masks,); the same on average, with less noise."""
+        return np.array([mask.change.value - mask.first for mask in self.masks(row)])
 
 
 def mean_over(groups: Sequence[Sequence[float]]) -> Estimate:
     """Average values within each group, then over the groups; the interval draws groups, and values within them."""
-    return _resampled([np.asarray(group, np.float64) for group in groups], lambda means: means.mean(axis=1))
-
-
-def ratio_over(groups: Sequence[Sequence[float]], expected: Sequence[float]) -> Estimate:
-    """Divide the sum of the groups' means by the sum of what was expected; the interval is drawn as `mean_over`'s."""
-    size = len(expected)
-    below = np.asarray(expected, np.float64)
-    drawn = _clusters(size)
-    means = np.column_stack([_within(np.asarray(g, np.float64), n) for n, g in enumerate(groups)])
-    value = float(np.sum([np.mean(group) for group in groups]) / below.sum())
-    return Estimate(value, *percentile_interval((drawn * means).sum(axis=1) / (drawn @ below)))
-
-
-def _resampled(groups: Sequence[Values], statistic: Callable[[Values], Values]) -> Estimate:
-    if not groups:
-        return NONE
-    value = float(statistic(np.array([[group.mean() for group in groups]]))[0])
-    drawn = _clusters(len(groups))
-    means = np.column_stack([_within(group, n) for n, group in enumerate(groups)])
+    arrays = [np.asarray(group, np.float64) for group in groups]
+    value = float(np.mean([group.mean() for group in arrays]))
+    drawn = multiplicities(len(groups), 0, RESAMPLES)
+    means = np.column_stack([_within(group, n) for n, group in enumerate(arrays)])
     return Estimate(value, *percentile_interval((drawn * means).sum(axis=1) / len(groups)))
 
 
-def _clusters(groups: int) -> Values:
-    return multiplicities(groups, 0, RESAMPLES)
+def ratio_of(values: Values, against: Values | float) -> Estimate:
+    """Divide the mean of values by that of others, drawn together; the interval is over draws like these."""
+    other = np.broadcast_to(np.asarray(against, np.float64), values.shape)
+    drawn = multiplicities(len(values), 0, RESAMPLES)
+    return Estimate(
+        float(values.mean() / other.mean()), *percentile_interval((drawn @ values) / (drawn @ other))
+    )
 
 
 def _within(group: Values, seed: int) -> Values:

@@ -33,16 +33,21 @@ class Family:
     experts: Mapping[str, Folder]
     columns: EditedColumns = field(default_factory=lambda: EditedColumns(1 << 28), repr=False)
 
-    def made(self, expert: str, fields: Mapping[str, Any], seed: int = 0, **model: Any) -> dict[str, Floats]:
-        """Carry a recipe out: an edit of one expert (keys of whose entry are `model`), or a merge of all."""
+    def made(
+        self, expert: str, fields: Mapping[str, Any], seed: int = 0, statistics: Folder | None = None
+    ) -> dict[str, Floats]:
+        """Carry a recipe out: an edit of one expert (with a statistics file if it takes one), or a merge of all."""
         rest = {key: value for key, value in fields.items() if key != "edits"}
         if "task" in rest:
             rest["task"] = expert
         labels = [expert] if "edits" in fields else list(self.experts)
+        models: list[dict[str, Any]]
         models = [{"model": str(self.experts[label]), "label": label} for label in labels]
         if "edits" in fields:
-            models = [{**models[0], **model, "edits": fields["edits"]}]
+            models[0]["edits"] = fields["edits"]
             rest = {"merge": "sum", **rest}
+        if statistics is not None:
+            models[0]["statistics"] = str(statistics)
         recipe = {"base": str(self.base), "models": models, "dtype": "float32", "seed": seed, **rest}
         return api.compute(recipe, columns=self.columns, threads=1).arrays()
 

@@ -36,8 +36,17 @@ def scatter(file: Path, regime: Regime) -> None:
     Axes are linear within the smallest margin and logarithmic beyond; on the diagonal a prediction is exact.
     """
     margin = min(regime.margins.values())
-    ends = [abs(number(row, key)) for row in regime.edits for key in (*_SHOWN, "measured")]
-    limit = 10 ** math.ceil(math.log10(max(ends)))
+    ends = [number(row, key) for row in regime.edits for key in (*_SHOWN, "measured")]
+    low, high = (
+        10.0 ** math.ceil(math.log10(max(-min(ends), margin))),
+        10.0 ** math.ceil(math.log10(max(ends))),
+    )
+    decades = [10.0**power for power in range(-2, round(math.log10(max(low, high))) + 1, 2)]
+    ticks = [
+        *(-one for one in reversed(decades) if one <= low),
+        0.0,
+        *(one for one in decades if one <= high),
+    ]
     with canvas(file, 9.6, 3.9) as figure:
         panels = figure.subplots(1, len(_SHOWN), sharex=True, sharey=True)
         for axes, key in zip(panels, _SHOWN, strict=True):
@@ -48,11 +57,14 @@ def scatter(file: Path, regime: Regime) -> None:
                 xs, ys = ([number(row, which) for row in rows] for which in ("measured", key))
                 look = {"color": colour, "marker": marker, "s": 11, "linewidths": 0.8, "alpha": 0.8}
                 axes.scatter(xs, ys, label=_NAMES[name], **look)
-            axes.plot([-limit, limit], [-limit, limit], color="#444444", linewidth=0.8)
-            for scale in (axes.set_xscale, axes.set_yscale):
-                scale("symlog", linthresh=margin, linscale=0.7)
-            axes.set_xlim(-limit, limit)
-            axes.set_ylim(-limit, limit)
+            axes.plot([-low, high], [-low, high], color="#444444", linewidth=0.8)
+            axes.set_xscale("symlog", linthresh=margin, linscale=0.7)
+            axes.set_yscale("symlog", linthresh=margin, linscale=0.7)
+            axes.set_xlim(-low, high)
+            axes.set_ylim(-low, high)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
             axes.set_title(f"{key.split()[0]} rule, C = {key.split()[1]}")
             axes.set_xlabel("measured change of the loss")
         panels[0].set_ylabel("predicted change")
@@ -74,14 +86,20 @@ def surface(file: Path, regimes: Sequence[Regime]) -> None:
             axes.imshow(values, origin="lower", aspect="auto", cmap=colours, norm=norm)
             for (y, x), value in np.ndenumerate(values):
                 ink = "white" if abs(value) > 0.3 * largest else "black"
-                axes.text(x, y, f"{value:+.2g}", ha="center", va="center", fontsize=7, color=ink)
+                axes.text(x, y, _brief(value), ha="center", va="center", fontsize=7, color=ink)
             axes.set_xticks(range(len(ks)), [f"{k:g}" for k in ks])
             axes.set_yticks(range(len(rates)), [f"{rate:g}" for rate in rates])
             axes.grid(visible=False)
             axes.set_xlabel("k")
             axes.set_title(f"{regime.name} deltas" if regime.name != "vision" else "vision")
         panels[0].set_ylabel("p, the share multiplied by k")
-        figure.suptitle("mean change of the loss under k-DARE, in margins (beyond ±1 it is harm or gain)", fontsize=9)
+        figure.suptitle(
+            "mean change of the loss under k-DARE, in margins (beyond ±1 it is harm or gain)", fontsize=9
+        )
+
+
+def _brief(value: float) -> str:
+    return f"{value:+.2f}" if abs(value) < 1 else f"{value:+.1f}" if abs(value) < 10 else f"{value:+.0f}"
 
 
 def _table(regime: Regime) -> tuple[list[float], list[float], Any]:

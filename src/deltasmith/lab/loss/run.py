@@ -168,5 +168,7 @@ def _refuse_missing(jobs: Sequence[_Job]) -> None:
                 raise DamagedInputError(
                     f"the family has no {path.relative_to(job.folder)}",
                     where=str(job.folder),
-                    fix="build it with `deltasmith lab vision`" if job.data else "build it with `deltasmith lab build`",
+                    fix="build it with `deltasmith lab vision`"
+                    if job.data
+                    else "build it with `deltasmith lab build`",
                 )

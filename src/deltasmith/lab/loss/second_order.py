@@ -10,6 +10,7 @@ import numpy as np
 from deltasmith.analysis.curvature import fisher_excess, hessian_excess
 from deltasmith.analysis.objective import Vector
 from deltasmith.lab.loss.bench import Subject
+from deltasmith.lab.loss.biased import gradient
 from deltasmith.lab.loss.points import k_dare
 from deltasmith.lab.loss.predictions import change, short
 from deltasmith.lab.rows import Row
@@ -26,25 +27,30 @@ PROBES = 16
 def run(subject: Subject) -> Iterator[Row]:
     """Measure every k and p over all masks: one row each, with the mean change and what was expected of it.
 
-    `low` and `high` are the mean's, over other items; `masks` lists what every mask did, value, low and high.
+    `low` and `high` are the mean's, over other items. `masks` lists what every mask did: value, low, high, and the
+    first-order term, gradient times edit, which is zero on average over masks and most of the noise of few of them.
     """
     expert, base = subject.expert, subject.base()
     unit = _excess(subject, expert, base)
+    slope = gradient(subject.ground, expert)
     before = subject.ground.losses(expert)
     for rate in RATES:
         for k in KS:
             ends = [subject.family.made(subject.task, k_dare(k, rate), mask) for mask in range(MASKS)]
             changes = [subject.ground.losses(end) - before for end in ends]
+            firsts = [sum(float(np.sum(slope[n] * (end[n] - expert[n]))) for n in slope) for end in ends]
             ratio = (1 - k) ** 2 * rate / (1 - rate)
             keys: dict[str, Any] = {"k": k, "rate": rate}
             keys |= {name: short(ratio * value) for name, value in unit.items()}
             keys |= change(np.mean(changes, axis=0), subject.ground.counts)
-            keys["masks"] = "; ".join(_listed(subject, one) for one in changes)
+            told = zip(changes, firsts, strict=True)
+            keys["masks"] = "; ".join(_listed(subject, one, first) for one, first in told)
             yield Row({**subject.keys, **keys}, subject.task, subject.marks(ends[0]))
 
 
-def _listed(subject: Subject, changes: Vector) -> str:
-    return " ".join(f"{value:.4g}" for value in change(changes, subject.ground.counts).values())
+def _listed(subject: Subject, changes: Vector, first: float) -> str:
+    values = [*change(changes, subject.ground.counts).values(), first]
+    return " ".join(f"{value:.5g}" for value in values)
 
 
 def _excess(subject: Subject, expert: Any, base: Any) -> dict[str, float]:
