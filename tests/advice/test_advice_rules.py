@@ -70,9 +70,10 @@ def scored(kept: float, models: int = 1) -> Facts:
 
 
 def lossy(*losses: tuple[str, float, float, float]) -> Facts:
-    return replace(
-        several(0.001, 0.001), losses=tuple(Loss(n, v, v, low, high) for n, v, low, high in losses)
-    )
+    """Losses of one wide interval; of each its name, its value, and the interval of what it is above the first."""
+    least = losses[0][1]
+    found = (Loss(n, v, v, -9.0, 9.0, (v - least, low, high)) for n, v, low, high in losses)
+    return replace(several(0.001, 0.001), losses=tuple(found))
 
 
 def overlapping(value: float) -> Facts:
@@ -80,7 +81,8 @@ def overlapping(value: float) -> Facts:
     return replace(found, pairs=(replace(found.pairs[0], overlap=Overlap(value, 0.1, 0.1, 4)),))
 
 
-LEAST = ("ta", -0.2, -0.25, -0.15)
+LEAST = ("ta", -0.2, 0.0, 0.0)
+ONE_CHUNK = Loss("ta", 0.0, -0.2, float("nan"), float("nan"), (0.0, 0.0, 0.0))
 LAB_SMALL, LAB_LARGE = 0.05 * SIGMA, 0.4 * SIGMA
 
 CASES: list[Case] = [
@@ -106,9 +108,9 @@ CASES: list[Case] = [
     ("DPPA's criterion", lambda: scored(0.9), "excludes", "DARE suffices"),
     ("DPPA's criterion", lambda: scored(0.5, models=2), "excludes", "takes DARE's place"),
     ("DPPA's criterion", lambda: one(0.001), None, ""),
-    ("loss on your data", lambda: lossy(LEAST, ("ties", -0.1, -0.16, -0.05)), "keeps", "named meet its own"),
-    ("loss on your data", lambda: lossy(LEAST, ("ties", -0.1, -0.14, -0.05)), "keeps", "least loss: ta"),
-    ("loss on your data", lambda: lossy(("ta", -0.2, float("nan"), float("nan"))), "notes", "one chunk"),
+    ("loss on your data", lambda: lossy(LEAST, ("ties", -0.1, -0.01, 0.2)), "keeps", "not shown to be above"),
+    ("loss on your data", lambda: lossy(LEAST, ("ties", -0.1, 0.01, 0.2)), "keeps", "least loss: ta"),
+    ("loss on your data", lambda: replace(one(0.001), losses=(ONE_CHUNK,)), "notes", "one chunk"),
     ("loss on your data", lambda: one(0.001), None, ""),
     ("size", lambda: one(0.0048), "notes", "cost a 13 B model little"),
     ("size", lambda: one(0.0052), "notes", "between"),
@@ -174,8 +176,11 @@ def test_what_is_excluded() -> None:
     low, _ = RULES["DPPA's criterion"](scored(0.8))
     assert low.methods == ("dare", "dare_ties")
     assert RULES["DPPA's criterion"](scored(0.95, models=2))[-1].methods == ("dppa",)
-    least = RULES["loss on your data"](lossy(("ta", -0.2, -0.25, -0.15), ("ties", -0.1, -0.14, -0.05)))[-1]
+    least = RULES["loss on your data"](lossy(LEAST, ("ties", -0.1, 0.01, 0.2)))[-1]
     assert least.methods == ("ta",)
+    level = RULES["loss on your data"](lossy(LEAST, ("ties", -0.1, -0.01, 0.2)))
+    assert level[-1].methods == ("ta", "ties")
+    assert level[1].number.endswith("0.1000 [-0.0100, +0.2000] above the least")
 
 
 def test_small_weights_make_the_same_delta_large() -> None:

@@ -183,6 +183,12 @@ def test_the_context_bounds_the_length_and_the_limit_the_documents(tmp_path):
         "the first 2 of 3 documents",
     )
     assert read_examples(path, CHARACTERS, length=5, context=5, limit=3).notes == ()
+    assert read_examples(path, CHARACTERS, length=512, context=7).notes == ()  # the longest has seven tokens
+    long = file_of(tmp_path, {"prompt": "a", "answer": "uvwxyz"})
+    assert read_examples(long, CHARACTERS, length=512, context=4).notes == (
+        "examples of at most 4 tokens, the model's longest input",
+        "1 examples were too long and keep only their last 4 tokens",
+    )
 
 
 def test_chunks_keep_the_order():

@@ -94,7 +94,8 @@ def test_the_result_as_plain_data_and_what_is_missing_with_one_probe_or_chunk() 
     assert found.interval is None
     more = hessian_excess(quadratic(4, chunks=5), drawn_variances(4), probes=2)
     plain = json.loads(json.dumps(more.as_json()))
-    assert list(plain) == ["kind", "total", "standard_error", "interval", "probes", "excess"]
+    figures = ["total", "standard_error", "interval", "probes", "excess"]
+    assert list(plain) == ["kind", "at", "shift", *figures]
     assert plain["interval"][0] < plain["total"] < plain["interval"][1]
     assert more == hessian_excess(quadratic(4, chunks=5), drawn_variances(4), probes=2)
     assert more != hessian_excess(quadratic(4, chunks=5), drawn_variances(4), probes=2, seed=1)

@@ -41,6 +41,8 @@ def report(**changes):
             Prediction(MIDDLE, change, -0.1, "decreased", PARTS),
         ),
         along=((0.0, 1.0), (1.0, 8.6)),
+        changes=(7.0, 8.0),
+        weights=(20.0, 30.0),
     )
     return replace(made, **changes)
 
@@ -94,3 +96,4 @@ def test_plain_data_is_strict_json_with_null_for_what_is_no_number():
     assert middle["contributions"]["tensor"] == PARTS
     assert document["along"] == [{"t": 0.0, "loss": 1.0}, {"t": 1.0, "loss": 8.6}]
     assert document["second_order"] is None
+    assert (document["changes"], document["weights"]) == ([7.0, 8.0], [20.0, 30.0])

@@ -86,6 +86,12 @@ def test_predictions_come_near_and_are_taken_apart(dare):
     assert dare.along[-1][1] == dare.end_loss.value
 
 
+def test_the_change_of_every_chunk_is_kept(dare):
+    assert len(dare.changes) == len(dare.weights) == 6
+    assert sum(dare.weights) == dare.data.tokens
+    assert np.average(dare.changes, weights=dare.weights) == pytest.approx(dare.measured.value, abs=1e-12)
+
+
 def test_the_class_and_its_margin(dare):
     assert dare.verdict == "decreased"
     assert dare.margin == pytest.approx(0.02 * (dare.base_loss - dare.start_loss.value))
@@ -101,8 +107,20 @@ def test_the_second_order_is_there_for_random_edits_alone(dare):
     trimmed = mapping({"keep_largest": {"density": 0.2}})
     found = loss(trimmed, **FEW, rules=("left",), second_order="hessian")
     assert found.second_order is None
-    assert any(note.startswith("no second order: no edit of the recipe is random") for note in found.notes)
+    assert any(note.startswith("no mean over masks: no edit of the recipe is random") for note in found.notes)
     assert not any("one draw" in note for note in found.notes)
+
+
+def test_the_start_alone_foretells_a_small_step_to_second_order():
+    near = mapping({"amplify": {"factor": 0.9}}, dtype="float32")
+    found = loss(near, **FEW | {"steps": 1}, rules=("left",), second_order="hessian", dtype="float64")
+    slope = found.predictions[0].change.value
+    assert math.isclose(sum(found.expansion.first.values()), slope, rel_tol=1e-6)
+    curvature = sum(found.expansion.second.values())
+    missing = found.measured.value - slope
+    assert abs(missing) > 1e-6
+    assert math.isclose(curvature, missing, rel_tol=0.2)  # what is left is of third order
+    assert found.as_json()["expansion"]["total"] == found.expansion.total
 
 
 def test_a_merge_starts_from_the_base_and_a_model_where_it_is_told(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from deltasmith.analysis import curvature, free_memory  # noqa: E402
+from deltasmith.analysis import free_memory, second_order  # noqa: E402
 from deltasmith.analysis.run import loss  # noqa: E402
 from deltasmith.analysis.sweep import InterruptedSweepError, sweep  # noqa: E402
 from deltasmith.engine.workers import Stop  # noqa: E402
@@ -87,8 +87,8 @@ def test_what_changes_nothing_costs_nothing(data):
 
 def test_one_estimate_serves_all_points(data, monkeypatch):
     calls = []
-    inner = curvature.hessian_excess
-    monkeypatch.setattr(curvature, "hessian_excess", lambda *a, **k: calls.append(1) or inner(*a, **k))
+    inner = second_order.hessian_excess
+    monkeypatch.setattr(second_order, "hessian_excess", lambda *a, **k: calls.append(1) or inner(*a, **k))
     found = sweep(RECIPE, "k=0|0.5|1, p=0.25|0.5", data=data, second_order="hessian", probes=2, **HOW)
     assert len(calls) == 1
     unit = found.points[0].expected / (0.25 / 0.75)
@@ -103,8 +103,8 @@ def test_one_estimate_serves_all_points(data, monkeypatch):
 
 def test_variances_that_are_no_multiples_get_estimates_of_their_own(data, monkeypatch):
     calls = []
-    inner = curvature.fisher_excess
-    monkeypatch.setattr(curvature, "fisher_excess", lambda *a, **k: calls.append(1) or inner(*a, **k))
+    inner = second_order.fisher_excess
+    monkeypatch.setattr(second_order, "fisher_excess", lambda *a, **k: calls.append(1) or inner(*a, **k))
     mapping = {**RECIPE, "models": [{**RECIPE["models"][0], "edits": [{"drop_by_rank": {"density": 0.5}}]}]}
     found = sweep(mapping, "window=0.1|0.8", data=data, second_order="fisher", probes=1, **HOW)
     assert len(calls) == 2
@@ -129,6 +129,7 @@ def test_a_stop_keeps_what_is_done(data):
     with pytest.raises(InterruptedSweepError, match="the sweep was interrupted after 2 points") as caught:
         sweep(RECIPE, "k=0|0.5|0.7", data=data, stop=stop, say=say, **HOW)
     kept = caught.value.sweep
+    assert "interrupted: 2 of 3 points are finished" in kept.notes
     assert [point.values["k"] for point in kept.points] == [0, 0.5]
     assert figures(kept.points[1]) == figures(sweep(RECIPE, "k=0.5|0.6", data=data, **HOW).points[0])
     stop = Stop()

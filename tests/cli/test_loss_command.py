@@ -58,7 +58,15 @@ def test_it_is_listed_and_explains_itself():
     assert "predict and explain what an edit or a merge does to the loss" in run("--help").out
     said = run("loss", "--help")
     assert said.code == 0
-    for word in ("--from", "--second-order", "--line-search", "--sweep", "--save-gradient", "arXiv"):
+    for word in (
+        "--from",
+        "--second-order",
+        "--line-search",
+        "--sweep",
+        "--save-gradient",
+        "--save-gram",
+        "arXiv",
+    ):
         assert word in said.out
 
 
@@ -99,6 +107,10 @@ def test_json_is_one_document_and_the_folder_holds_the_same(recipe, tmp_path):
     assert run("loss", recipe, *FEW, "--quiet").out == ""
     shown = run("loss", recipe, *FEW, *more).out
     assert "second order (fisher): the random edit costs +0." in shown
+    assert "in all" not in shown
+    half = run("loss", recipe, *FEW, *more, "--set", "scale=0.5").out
+    assert "second order (fisher, around dare without its random edits, which changes the loss by " in half
+    assert "over data, in all " in half
 
 
 @pytest.mark.usefixtures("installed")
@@ -118,13 +130,15 @@ def test_pictures_are_drawn_where_matplotlib_is(recipe, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("installed")
 def test_a_line_search_prints_a_recipe(recipe, tmp_path):
-    done = run("loss", recipe, *FEW[:-2], "--line-search", "-1:1", "--out", tmp_path / "out")
+    search = ("--line-search", "-1:1", "--evaluations", 4)
+    done = run("loss", recipe, *FEW[:-2], *search, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert done.out.splitlines()[0].startswith(("extrapolate: α = +", "interpolate: α = -", "stay: α = "))
     assert "preset: expo" in done.out
     assert "alpha: " in done.out
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     assert document["recipe"]["preset"] == "expo"
+    assert len(document["search"]["evaluations"]) <= 4
 
 
 @pytest.mark.usefixtures("installed")
@@ -149,6 +163,67 @@ def test_statistics_are_saved_of_the_start(recipe, tmp_path):
     assert found["model.norm.weight"].shape == (96,)
 
 
+@pytest.mark.usefixtures("installed")
+def test_gram_matrices_are_saved_for_the_merge_that_reads_them(recipe, tmp_path):
+    saved = tmp_path / "gram.safetensors"
+    done = run("loss", recipe, *FEW, "--rule", "left", "--save-gram", saved)
+    assert done.code == 0, done.err
+    assert "the Gram matrices of " in done.out
+    model = {"model": str(FAMILY / "small" / "math"), "label": "math", "statistics": str(saved)}
+    merge = {"regmean": {"damping": 1e-4}}  # eight examples have fewer tokens than a layer has inputs
+    made = {"base": str(FAMILY / "base"), "models": [model, model | {"label": "again"}], "merge": merge}
+    merged = run("merge", write_recipe(tmp_path / "regmean.yaml", made), tmp_path / "out", "--quiet")
+    assert merged.code == 0, merged.err
+
+
+@pytest.mark.usefixtures("installed")
+def test_statistics_that_cannot_be_written_are_refused_before_anything_is_loaded(
+    recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("deltasmith.analysis.run.begin", None)
+    same = ("--save-gradient", "a.safetensors", "--save-gram", "a.safetensors")
+    check_refusal(run("loss", recipe, *FEW, *same), 2, "two statistics cannot be one file")
+    taken = tmp_path / "taken.safetensors"
+    taken.write_text("mine")
+    check_refusal(
+        run("loss", recipe, *FEW, "--save-gram", taken), 1, "there is a file already", "--overwrite"
+    )
+    within = FAMILY / "small" / "math" / "g.safetensors"
+    check_refusal(run("loss", recipe, *FEW, "--save-fisher", within), 1, "among the model's own weights")
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_interrupted_sweep_shows_what_is_finished(recipe, tmp_path, monkeypatch):
+    from deltasmith.analysis import sweep as sweeping
+
+    inner = sweeping.sweep
+
+    def stopping_after(count):
+        def stopped(*arguments, say, stop, **options):
+            def heard(what, done, of):
+                if what == "points of the sweep" and done == count:
+                    stop.ask()
+
+            return inner(*arguments, say=heard, stop=stop, **options)
+
+        monkeypatch.setattr(sweeping, "sweep", stopped)
+        out = tmp_path / f"out{count}"
+        return run("loss", recipe, *FEW, "--rule", "left", "--sweep", "density=0.2|0.5|0.8", "--out", out)
+
+    done = stopping_after(2)
+    said = "the sweep was interrupted after 2 points"
+    assert (done.code, len(done.err.splitlines())) == (5, 1)
+    assert said in done.err
+    assert done.out.startswith("2 points: ")
+    assert "note: interrupted: 2 of 3 points are finished" in done.out.splitlines()
+    document = json.loads((tmp_path / "out2" / "report.json").read_text())
+    assert [point["values"]["density"] for point in document["points"]] == [0.2, 0.5]
+    assert "interrupted: 2 of 3 points are finished" in document["notes"]
+    nothing = stopping_after(0)
+    assert (nothing.code, nothing.out) == (5, "")
+    assert not (tmp_path / "out0").exists()
+
+
 def test_usage(recipe):
     for more in (
         ("--rule", "simpson"),
@@ -163,6 +238,7 @@ def test_usage(recipe):
         ("--line-search", "-1:nan"),
         ("--line-search", "-1:1", "--sweep", "k=0:1:1"),
         ("--line-search", "-1:1", "--second-order", "fisher"),
+        ("--line-search", "-1:1", "--evaluations", 2),
     ):
         check_refusal(run("loss", recipe, *FEW[:4], "--quiet", *more), 2)
     assert run("loss", recipe).code == 2

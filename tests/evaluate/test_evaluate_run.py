@@ -17,7 +17,7 @@ import evaluate_victim
 import pytest
 from toys import COUNT, Opened, opens, specs, toy_model, write_files
 
-from deltasmith.cli.evaluate import _Lines
+from deltasmith.cli.display import item_progress
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import InterruptedRunError, RefusedError, ResourceError
 from deltasmith.evaluate.hub import benchmarks, write_hub_results
@@ -390,7 +390,8 @@ def test_progress_tells_what_was_known(folder, models, capsys):
 
 
 def said(folder: Path, out: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    evaluate_model("toy", specs(folder, "items"), out=out, progress=_Lines(), batch=1)
+    with item_progress(silent=False) as lines:
+        evaluate_model("toy", specs(folder, "items"), out=out, progress=lines, batch=1)
     return capsys.readouterr().err.splitlines()
 
 
@@ -400,5 +401,6 @@ def test_answers_that_wait_for_their_judge_are_known(folder, models, capsys):
     with pytest.raises(InterruptedRunError):
         evaluate_model("toy", specs(folder, "alpaca"), out=out, progress=Heard(stop, 9), stop=stop, batch=1)
     known = (folder / "r.json.journal").read_bytes().count(b"\n")
-    evaluate_model("toy", specs(folder, "alpaca"), out=out, progress=_Lines(), batch=1)
+    with item_progress(silent=False) as lines:
+        evaluate_model("toy", specs(folder, "alpaca"), out=out, progress=lines, batch=1)
     assert f"alpaca: {2 * COUNT} to do, {known} of them known" in capsys.readouterr().err

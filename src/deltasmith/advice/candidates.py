@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DROPPING", "ELECTING", "MERGES", "PRUNINGS", "Candidate", "recipe_of"]
+__all__ = ["DROPPING", "MERGES", "PRUNINGS", "Candidate", "recipe_of"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,6 @@ PRUNINGS: Mapping[str, Candidate] = {
 
 DROPPING = ("dare", "dare_ties", "della", "della_noelect", "magprune")
 """Candidates that drop at random and divide what stays."""
-ELECTING = ("ta_elect", "ties", "dare_ties", "della")
 
 
 def recipe_of(

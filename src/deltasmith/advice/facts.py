@@ -91,13 +91,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Loss:
-    """The change of the loss that one candidate brings on the user's data: predicted, measured, its interval."""
+    """The change of the loss that one candidate brings on the user's data: predicted, measured, its 95 % interval.
+
+    `above`: by how much it exceeds the least of the candidates' changes, with the 95 % interval of that difference,
+    taken chunk by chunk of the same data; NaN limits where there is one chunk, and three zeros for the least itself.
+    """
 
     method: str
     predicted: float
     measured: float
     low: float
     high: float
+    above: tuple[float, float, float]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from deltasmith.advice.candidates import PRUNINGS, recipe_of
 from deltasmith.advice.deciding import Decision, Settings, candidates_for, decide, not_excluded, settings_for
 from deltasmith.advice.experience import Experience, bundled
 from deltasmith.advice.facts import Facts, Loss, Overlap, facts_of
-from deltasmith.advice.losses import loss_terms
+from deltasmith.advice.losses import loss_terms, refuse_unready
 from deltasmith.advice.measuring import Measured, combined, measure
 from deltasmith.advice.risks import Risk, risks_of
 from deltasmith.advice.rules.catalogue import rules_of
@@ -134,10 +134,13 @@ def advise(
     `[LABEL=]EXPERT.json,PRUNED.json`: an expert's, and that of DARE at a rate of 0.9 on it. With `out` the recommended
     recipe is written there, if one is; an existing file only with `overwrite`.
 
-    Raises what `plan` raises, and RefusedError where `out` is taken.
+    Raises what `plan` raises, and RefusedError where `out` is taken; with `data` what `loss` raises, MissingExtraError
+    before anything is read.
     """
     if out is not None:
         refuse_occupied(Path(out), overwrite=overwrite)
+    if data is not None:
+        refuse_unready(data)
     sources = [str(model) for model in models]
     labels = numbered([Path(source).name or source for source in sources], reserved=["base"])
     read = read_scores(scores, labels)

@@ -32,6 +32,7 @@ __all__ = [
     "ClassificationChunks",
     "ClassifiedExamples",
     "classification_loss",
+    "is_arrays",
     "load_classifier",
     "read_arrays",
     "sampled_classification_loss",
@@ -95,6 +96,11 @@ class ClassificationChunks:
             labels = torch.from_numpy(examples.labels[at : at + batch].copy()).to(device)
             chunks.append(ClassChunk(inputs, labels))
         return cls(tuple(chunks), tuple(float(len(chunk.labels)) for chunk in chunks))
+
+
+def is_arrays(data: str | Path) -> bool:
+    """Tell by its name whether a file of data holds a classifier's arrays, and not documents."""
+    return Path(data).suffix.lower() == ".npz"
 
 
 def read_arrays(path: str | Path, *, limit: int | None = None) -> ClassifiedExamples:

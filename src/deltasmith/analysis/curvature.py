@@ -80,11 +80,17 @@ class SecondOrder:
     interval: tuple[float, float] | None
     """95 % of what other data of this kind would give, from resampling chunks; None with one chunk."""
     probes: int
+    at: str = ""
+    """The model around which it was taken: the mean of the edited one over seeds."""
+    shift: float = 0.0
+    """The loss of that model − the loss where the path starts: over seeds, a path ends `shift + total` higher."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
             "kind": self.kind,
+            "at": self.at,
+            "shift": self.shift,
             "total": self.total,
             "standard_error": self.standard_error,
             "interval": None if self.interval is None else list(self.interval),
@@ -136,10 +142,10 @@ def hessian_excess(
     """Estimate ½ Σ H_ii v_i by Hutchinson's probes: the mean of ½ u·(Hu) over u = ± sqrt(v), signs at random.
 
     H is the Hessian of the mean loss where the objective is. That should be the edit's mean, over whose loss the
-    excess is: for `drop` of one model of weight 1, the post-trained weights. `variances` holds an array of each
-    tensor's shape, all >= 0 and finite; every probe costs one forward and two backward passes over the data. What
-    lies off the diagonal has mean zero: it is the noise of which `standard_error` tells, and is none where H is
-    diagonal. An excess can be negative, because H need not be positive.
+    excess is (`ends.mean_of`): for `drop` of one model of weight 1, the post-trained weights. `variances` holds an
+    array of each tensor's shape, all >= 0 and finite; every probe costs one forward and two backward passes over the
+    data. What lies off the diagonal has mean zero: it is the noise of which `standard_error` tells, and is none where
+    H is diagonal. An excess can be negative, because H need not be positive.
 
     Paper: Hutchinson 1990 for the estimate; arXiv 2410.13841 has no such term. For k-DARE with dropout rate p the
     variances are (1 − k)² p/(1 − p) δ².

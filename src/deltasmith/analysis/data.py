@@ -92,7 +92,8 @@ def read_examples(
     kept = documents[:limit]
     reader = _Reader(tokenizer, used)
     found = tuple(example for document in kept for example in reader.examples(document))
-    notes = [f"examples of at most {used} tokens, the model's longest input"] if used < length else []
+    cut = used < length and reader.cut
+    notes = [f"examples of at most {used} tokens, the model's longest input"] if cut else []
     notes += [f"the first {len(kept)} of {len(documents)} documents"] if len(kept) < len(documents) else []
     return Examples(
         found, len(kept), hashlib.sha256(data).hexdigest(), path.name, (*notes, *reader.notes(found))
@@ -134,9 +135,15 @@ class _Reader:
     def __init__(self, tokenizer: TextTokenizer, length: int) -> None:
         self._tokenizer = tokenizer
         self._length = length
+        self._divided = False
         self._shortened = 0
         self._last_turns = 0
         self._unknown = 0
+
+    @property
+    def cut(self) -> bool:
+        """Tell whether a document was longer than an example may be."""
+        return self._divided or self._shortened > 0
 
     def notes(self, examples: Sequence[Example]) -> Iterator[str]:
         """Say what a user may not expect of the examples."""
@@ -171,6 +178,7 @@ class _Reader:
             raise _damaged(
                 document, "its only token has nothing before it to be predicted from", "give a longer text"
             )
+        self._divided |= len(ids) > self._length
         step = self._length - 1
         return [Example(ids[at : at + self._length], 1) for at in range(0, len(ids) - 1, step)]
 

@@ -16,7 +16,7 @@ from deltasmith.merges.sum import Sum
 from deltasmith.recipe.checks import from_dict, load
 from deltasmith.recipe.model import ModelEntry, Recipe
 
-__all__ = ["End", "Ends", "Source", "read_recipe", "resolve", "resolve_delta"]
+__all__ = ["End", "Ends", "Source", "is_random", "mean_of", "read_recipe", "resolve", "resolve_delta"]
 
 Source = str | Path | Mapping[str, Any] | Recipe
 
@@ -101,6 +101,29 @@ def resolve_delta(source: Source, recipe: Recipe | None, start: str | None) -> E
     if recipe is None or start is not None or len(recipe.models) > 1:
         return resolve(source, recipe, start)
     return Ends(_base(recipe), _model(recipe, recipe.models[0]), None, recipe)
+
+
+def is_random(recipe: Recipe) -> bool:
+    """Tell whether an edit of a recipe is random and leaves the delta as it is on average: one with a `variance`."""
+    return any(hasattr(edit.record, "variance") for entry in recipe.models for edit in entry.edits)
+
+
+def mean_of(ends: Ends, recipe: Recipe) -> End:
+    """Return the mean over seeds of what a recipe makes: the recipe without its random edits, which are unbiased.
+
+    That holds for recipes whose `variances` are known. It is `ends.start` itself where nothing but random edits tells
+    the recipe from the one model that the path starts from.
+    """
+    entries = tuple(
+        replace(entry, edits=tuple(edit for edit in entry.edits if not hasattr(edit.record, "variance")))
+        for entry in recipe.models
+    )
+    mean = replace(recipe, models=entries, seed=0)  # nothing is left that a seed would change
+    first = entries[0]
+    plain = not first.edits and first.weight == recipe.scale == 1.0 and recipe.where == "*"
+    if len(entries) == 1 and plain and ends.start.source == _model(recipe, first).source:
+        return ends.start
+    return End(mean, f"{ends.end.name} without its random edits")
 
 
 def _entry(recipe: Recipe, start: str | None) -> ModelEntry | None:

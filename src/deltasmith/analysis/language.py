@@ -8,7 +8,7 @@ tokens times vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from deltasmith.analysis.data import Example, chunked
 from deltasmith.kernels.bits import uniform_bits
 
-__all__ = ["Chunk", "LanguageChunks", "language_loss", "sample_labels", "sampled_loss"]
+__all__ = ["Chunk", "LanguageChunks", "forward", "language_loss", "sample_labels", "sampled_loss"]
 
 _IGNORED = -100
 _PIECE = 1 << 24
@@ -103,6 +103,14 @@ def sampled_loss(network: nn.Module, chunk: Chunk, key: int) -> Tensor:
     return scores.loss(torch.cat(drawn))
 
 
+def forward(network: nn.Module, chunk: Chunk) -> Any:
+    """Run a network of transformers over a chunk; a mixture's router reads the prompts alone, as when it answers."""
+    reading = getattr(network, "reading_prompts", None)
+    context = nullcontext() if reading is None else reading(chunk.tokens, list(chunk.prompts))
+    with context:
+        return network(input_ids=chunk.tokens, attention_mask=chunk.mask, use_cache=False)
+
+
 def sample_labels(logits: Tensor, bits: np.ndarray[Any, np.dtype[np.uint32]]) -> Tensor:
     """Draw a label for each row of `logits`, (n, labels) -> (n,), by inverting the distribution function in float64.
 
@@ -158,8 +166,7 @@ def _scores(network: nn.Module, chunk: Chunk) -> _Scores:
     head = _head(network)
     if head is not None and (states := _before_head(network, head, chunk)) is not None:
         return _Scores(states[at], head, head.out_features)
-    with _reading(network, chunk):
-        logits = network(input_ids=chunk.tokens, attention_mask=chunk.mask, use_cache=False).logits
+    logits = forward(network, chunk).logits
     return _Scores(logits[at], lambda states: states, logits.shape[-1])
 
 
@@ -187,8 +194,7 @@ def _before_head(network: nn.Module, head: nn.Linear, chunk: Chunk) -> Tensor | 
 
     hooks = [head.register_forward_pre_hook(enter), head.register_forward_hook(leave)]
     try:
-        with _reading(network, chunk):
-            found = network(input_ids=chunk.tokens, attention_mask=chunk.mask, use_cache=False).logits
+        found = forward(network, chunk).logits
     finally:
         for hook in hooks:
             hook.remove()
@@ -197,9 +203,3 @@ def _before_head(network: nn.Module, head: nn.Linear, chunk: Chunk) -> Tensor | 
     final = found.detach()
     plain = final.shape == left[0].shape and bool(left[0].any()) and bool((final == left[0]).all())
     return entered[0] if plain else None
-
-
-def _reading(network: nn.Module, chunk: Chunk) -> AbstractContextManager[None]:
-    """Let a mixture's router read the prompts alone, as when it answers."""
-    reading = getattr(network, "reading_prompts", None)
-    return nullcontext() if reading is None else reading(chunk.tokens, list(chunk.prompts))

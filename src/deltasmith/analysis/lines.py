@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deltasmith.analysis.ends import Ends, Source, read_recipe, resolve_delta
 from deltasmith.analysis.line_search import LineSearch, line_search
 from deltasmith.analysis.objective import Matrix, Objective, Vector
 from deltasmith.analysis.report import DataUsed
-from deltasmith.analysis.requests import Request
+from deltasmith.analysis.requests import Request, Say, silent
 from deltasmith.analysis.run import begin
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import RecipeError
 from deltasmith.recipe.model import Recipe
-
-if TYPE_CHECKING:
-    from deltasmith.analysis.preparing import Say
 
 __all__ = ["FORMAT", "Followed", "follow"]
 
@@ -87,7 +84,7 @@ def follow(
     evaluations: int = 12,
     seed: int | None = None,
     overrides: Sequence[str] = (),
-    say: Say = lambda what, done, of: None,
+    say: Say = silent,
     stop: Stop | None = None,
     **options: Any,
 ) -> Followed:
@@ -102,15 +99,9 @@ def follow(
         RecipeError: 0 is not within [low, high], or fewer than three evaluations. What `run.loss` and
         `line_search` raise.
     """
-    if not (low <= 0 <= high and low < high):
-        raise RecipeError(
-            f"a line search from {low:g} to {high:g}", fix="give a range with 0 in it, -1:1 say"
-        )
-    if evaluations < 3:
-        raise RecipeError(f"evaluations is {evaluations}", fix="give 3 or more")
-    request = Request(
-        Path(data), seed=seed or 0, margin=0.0, **options
-    )  # no margin: the base's loss is not needed
+    _check(low, high, evaluations)
+    # with a margin given, the base's loss is not taken
+    request = Request(data=Path(data), seed=seed or 0, margin=0.0, **options)
     made = read_recipe(recipe, overrides, seed)
     ends = resolve_delta(recipe, made, start)
     ground = begin(ends, request, stop or Stop(), say)
@@ -138,6 +129,15 @@ def follow(
     return Followed(
         ends.start.name, ends.end.name, ground.laid.used, found, written, tuple(dict.fromkeys(notes))
     )
+
+
+def _check(low: float, high: float, evaluations: int) -> None:
+    if not (low <= 0 <= high and low < high):
+        raise RecipeError(
+            f"a line search from {low:g} to {high:g}", fix="give a range with 0 in it, -1:1 say"
+        )
+    if evaluations < 3:
+        raise RecipeError(f"evaluations is {evaluations}", fix="give 3 or more")
 
 
 def _left_out(recipe: Recipe | None, start: str | None) -> list[str]:

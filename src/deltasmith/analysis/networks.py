@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deltasmith import api
+from deltasmith.analysis.curvature import Sampled
 from deltasmith.analysis.free_memory import free_on_device, free_on_machine, require_room
 from deltasmith.analysis.tokenizing import TextTokenizer, of_transformers
 from deltasmith.analysis.torch_objective import LossOf
@@ -31,7 +32,17 @@ from deltasmith.formats.opening import open_model
 from deltasmith.recipe.model import Recipe
 from deltasmith.table.checkpoint import Spec
 
-__all__ = ["Dtype", "Loaded", "Source", "computed_in", "differences", "direction", "load", "load_network"]
+__all__ = [
+    "Dtype",
+    "Loaded",
+    "Source",
+    "computed_in",
+    "differences",
+    "direction",
+    "load",
+    "load_network",
+    "sampled_in",
+]
 
 Source = str | Path | Mapping[str, Any] | Recipe
 Dtype = Literal["float32", "float64", "bfloat16"]
@@ -159,6 +170,15 @@ def computed_in(dtype: Dtype, device: str, loss: LossOf) -> LossOf:
     def computed(network: nn.Module, chunk: Any) -> Tensor:
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
             return loss(network, chunk)
+
+    return computed
+
+
+def sampled_in(dtype: Dtype, device: str, sampled: Sampled) -> Sampled:
+    """Return the loss of drawn labels as `computed_in` returns that of the data."""
+
+    def computed(network: Any, chunk: Any, key: int) -> Any:
+        return computed_in(dtype, device, lambda n, c: sampled(n, c, key))(network, chunk)
 
     return computed
 

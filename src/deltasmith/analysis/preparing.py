@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,27 +13,26 @@ from torch import Tensor, nn
 from deltasmith.analysis.classification import (
     ClassificationChunks,
     classification_loss,
+    is_arrays,
     load_classifier,
     read_arrays,
     sampled_classification_loss,
 )
+from deltasmith.analysis.curvature import Sampled
 from deltasmith.analysis.data import read_examples
 from deltasmith.analysis.ends import End, Ends
 from deltasmith.analysis.language import LanguageChunks, language_loss, sampled_loss
-from deltasmith.analysis.networks import Loaded, Source, computed_in, differences, direction, load
+from deltasmith.analysis.networks import Loaded, Source, computed_in, differences, direction, load, sampled_in
 from deltasmith.analysis.objective import Vector
 from deltasmith.analysis.report import DataUsed
-from deltasmith.analysis.requests import Request
+from deltasmith.analysis.requests import Request, Say
 from deltasmith.analysis.torch_objective import LossOf, TorchObjective
 from deltasmith.analysis.verdict import Margin, default_margin, given_margin
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import InterruptedRunError, RefusedError
 from deltasmith.evaluate.models.transformers_loading import memory_errors
 
-__all__ = ["Ground", "Laid", "Line", "Say", "open_ground"]
-
-Say = Callable[[str, int, int], None]
-"""`say(what, done, of)`: hear how far a piece of work has come."""
+__all__ = ["Ground", "Laid", "Line", "open_ground"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ class Laid:
     chunks: tuple[Any, ...]
     counts: tuple[float, ...]
     loss: LossOf
-    sampled: Callable[[Any, Any, int], Any]
+    sampled: Sampled
     used: DataUsed
     notes: tuple[str, ...]
 
@@ -137,12 +136,8 @@ def open_ground(ends: Ends, request: Request, stop: Stop, say: Say) -> Ground:
     return ground
 
 
-def _is_arrays(request: Request) -> bool:
-    return request.data.suffix.lower() == ".npz"
-
-
 def _load(request: Request, source: Source, stop: Stop, copies: int) -> Loaded:
-    loader = load_classifier if _is_arrays(request) else load
+    loader = load_classifier if is_arrays(request.data) else load
     return loader(
         source,
         device=request.device,
@@ -155,14 +150,9 @@ def _load(request: Request, source: Source, stop: Stop, copies: int) -> Loaded:
 
 
 def _lay_out(request: Request, loaded: Loaded) -> Laid:
-    laid = _arrays(request, loaded) if _is_arrays(request) else _texts(request, loaded)
-    plain, drawn = laid.loss, laid.sampled
-
-    def sampled(network: Any, chunk: Any, key: int) -> Any:
-        return computed_in(request.dtype, request.device, lambda n, c: drawn(n, c, key))(network, chunk)
-
-    loss = computed_in(request.dtype, request.device, plain)
-    return Laid(laid.chunks, laid.counts, loss, sampled, laid.used, laid.notes)
+    laid = _arrays(request, loaded) if is_arrays(request.data) else _texts(request, loaded)
+    how = request.dtype, request.device
+    return replace(laid, loss=computed_in(*how, laid.loss), sampled=sampled_in(*how, laid.sampled))
 
 
 def _texts(request: Request, loaded: Loaded) -> Laid:

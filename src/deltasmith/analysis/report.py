@@ -9,12 +9,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deltasmith.analysis.curvature import SecondOrder
+from deltasmith.analysis.curvature import Expansion, SecondOrder
 from deltasmith.analysis.objective import Matrix
 from deltasmith.analysis.rules import Grid, Rule
 from deltasmith.table.names import group_of, layer_of
 
-__all__ = ["FORMAT", "DataUsed", "Estimate", "Group", "Heat", "LossReport", "Prediction", "Verdict"]
+__all__ = [
+    "FORMAT",
+    "DataUsed",
+    "Estimate",
+    "Group",
+    "Heat",
+    "LossReport",
+    "Prediction",
+    "Verdict",
+    "finite_or_none",
+]
 
 FORMAT = "deltasmith-loss-1"
 """What a report written as JSON calls itself."""
@@ -34,7 +44,11 @@ class Estimate:
 
     def as_json(self) -> dict[str, float | None]:
         """Return plain data; what is not a number is null."""
-        return {"value": _number(self.value), "low": _number(self.low), "high": _number(self.high)}
+        return {
+            "value": finite_or_none(self.value),
+            "low": finite_or_none(self.low),
+            "high": finite_or_none(self.high),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +129,18 @@ class LossReport:
     predictions: tuple[Prediction, ...]
     along: tuple[tuple[float, float], ...]
     """(t, loss) at every point that was visited, from 0, the start, to 1, the end."""
+    expansion: Expansion | None = None
+    """What gradient and curvature at the start alone foretell of this edit."""
     second_order: SecondOrder | None = None
+    """What a random edit costs on average over its seeds."""
     notes: tuple[str, ...] = ()
+    changes: tuple[float, ...] = ()
+    """The measured change of every chunk's mean loss, in the order of the data; `measured` is their weighted mean.
+
+    Two reports on the same data from the same start can be compared chunk by chunk.
+    """
+    weights: tuple[float, ...] = ()
+    """What each chunk weighs: its tokens, or its examples."""
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -175,8 +199,11 @@ class LossReport:
             "margin_reason": self.margin_reason,
             "predictions": [self._prediction(p) for p in self.predictions],
             "along": [{"t": t, "loss": loss} for t, loss in self.along],
+            "expansion": None if self.expansion is None else self.expansion.as_json(),
             "second_order": None if self.second_order is None else self.second_order.as_json(),
             "notes": list(self.notes),
+            "changes": list(self.changes),
+            "weights": list(self.weights),
         }
 
     def _prediction(self, found: Prediction) -> dict[str, Any]:
@@ -194,5 +221,6 @@ class LossReport:
         }
 
 
-def _number(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """Return a number as JSON can hold it: None for NaN and infinity."""
     return value if math.isfinite(value) else None

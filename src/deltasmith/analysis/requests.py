@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,10 +12,14 @@ from deltasmith.analysis.rules import RULES, Grid, Rule
 from deltasmith.engine.memory import DEFAULT_MEMORY
 from deltasmith.errors import RecipeError, printable
 
-__all__ = ["Precision", "Request", "SecondOrderKind", "listed"]
+__all__ = ["FEW", "Precision", "Request", "Say", "SecondOrderKind", "listed", "silent"]
 
 SecondOrderKind = Literal["none", "hessian", "fisher"]
 Precision = Literal["float32", "float64", "bfloat16"]
+FEW = 8
+"""Chunks below which an interval is rough."""
+Say = Callable[[str, int, int], None]
+"""`say(what, done, of)`: hear how far a piece of work has come."""
 _LEAST = {"steps": 1, "probes": 1, "batch": 1, "length": 2, "limit": 1, "threads": 1}
 
 
@@ -65,6 +69,10 @@ class Request:
     def grids(self) -> tuple[Grid, ...]:
         """Return the grid of every rule, each once, in the order asked for."""
         return tuple(Grid(rule, self.steps) for rule in dict.fromkeys(self.rules))
+
+
+def silent(what: str, done: int, of: int) -> None:
+    """Hear nothing: a `Say`."""
 
 
 def _known(what: str, value: str, among: Sequence[str]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deltasmith.analysis.ends import Ends, Source, read_recipe, resolve
+from deltasmith.analysis.ends import Ends, Source, is_random, mean_of, read_recipe, resolve
 from deltasmith.analysis.path import Path, walk
 from deltasmith.analysis.report import LossReport, Prediction
-from deltasmith.analysis.requests import Precision, Request, SecondOrderKind
+from deltasmith.analysis.requests import FEW, Precision, Request, Say, SecondOrderKind, silent
 from deltasmith.analysis.rules import RULES, Rule
 from deltasmith.analysis.verdict import intervals, verdict
 from deltasmith.engine.memory import DEFAULT_MEMORY
@@ -20,20 +23,17 @@ from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.recipe.model import Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from deltasmith.analysis.curvature import SecondOrder
-    from deltasmith.analysis.preparing import Ground, Line, Say
-    from deltasmith.analysis.torch_objective import TorchObjective
+    from deltasmith.analysis.preparing import Ground, Line
     from deltasmith.planning.plan import Plan
 
 __all__ = ["analyse", "begin", "loss"]
 
-_FEW = 8  # chunks below which an interval is rough
 _ROUNDED = 0.01  # share of the edit's norm from which rounding is worth a note
+_PIECE = 1 << 20  # elements looked at at once
 _MANTISSA = {"bfloat16": 8, "float16": 11}
-
-
-def _silent(what: str, done: int, of: int) -> None:
-    return None
 
 
 def loss(
@@ -55,7 +55,7 @@ def loss(
     overrides: Sequence[str] = (),
     threads: int | None = None,
     memory: int = DEFAULT_MEMORY,
-    say: Say = _silent,
+    say: Say = silent,
     stop: Stop | None = None,
 ) -> LossReport:
     """Follow the loss along the straight path to an edited or merged model; predict, measure and explain its change.
@@ -70,12 +70,17 @@ def loss(
     resampled together. Every point sees all data in the same order; inner products are added in float64.
     `dtype` "bfloat16" is autocast over float32 weights. `seed` replaces the recipe's, and seeds the resampling.
 
-    `second_order` adds what a random edit (`drop`, `drop_partly`, `drop_by_rank`) costs on average over its seeds,
-    ½ Σ H_ii Var_i, where the first order sees nothing. The class (competitive, decreased, improved, or undecided)
-    compares the 95 % interval of the measured change with `margin`, nats per token: by default 2 % of what
-    fine-tuning gained on the data, or 0.01 where that is not known. These boundaries are ours, the paper has none.
+    `second_order` "hessian" adds what slope and curvature at the start alone foretell of this edit, g·d + ½ d·Hd. It
+    and "fisher" estimate what a random edit (`drop`, `drop_partly`, `drop_by_rank`) costs on average over its seeds,
+    ½ Σ H_ii Var_i, where the first order sees nothing. That is taken around the edit's mean, the recipe without it: on
+    top of one model that is where the path starts; for a merge, or a scale, it is a third network, loaded for it.
 
-    Memory: two float32 copies of the weights, and the activations of one chunk's backward pass.
+    The class (competitive, decreased, improved, or undecided) compares the 95 % interval of the measured change with
+    `margin`, nats per token: by default 2 % of what fine-tuning gained on the data, or 0.01 where that is not known.
+    These boundaries are ours, the paper has none.
+
+    Memory: two float32 copies of the weights, and the activations of one chunk's backward pass; with `second_order`
+    variances and a probe of the weights' size besides.
 
     Paper: A Unified View of Delta Parameter Editing in Post-Trained Large-Scale Models, arXiv 2410.13841, equation 1,
     which is the rule "left" with steps=5. That rule sees only 4/5 of the second-order damage of a large edit, and
@@ -88,20 +93,20 @@ def loss(
         ResourceError: the memory does not suffice. InterruptedRunError: asked to stop.
     """
     request = Request(
-        FilePath(data),
-        rules,
-        steps,
-        second_order,
-        probes,
-        device,
-        dtype,
-        batch,
-        length,
-        limit,
-        margin,
-        seed or 0,
-        threads,
-        memory,
+        data=FilePath(data),
+        rules=rules,
+        steps=steps,
+        second_order=second_order,
+        probes=probes,
+        device=device,
+        dtype=dtype,
+        batch=batch,
+        length=length,
+        limit=limit,
+        margin=margin,
+        seed=seed or 0,
+        threads=threads,
+        memory=memory,
     )
     made = read_recipe(recipe, overrides, seed)
     ends = resolve(recipe, made, start)
@@ -109,7 +114,7 @@ def loss(
     return analyse(ground, ends)
 
 
-def begin(ends: Ends, request: Request, stop: Stop, say: Say = _silent) -> Ground:
+def begin(ends: Ends, request: Request, stop: Stop, say: Say = silent) -> Ground:
     """Check that a recipe can be carried out at all, and open the start of its path. Raises what `loss` raises."""
     from deltasmith.evaluate.models.transformers_loading import check_device, require_transformers
 
@@ -124,6 +129,7 @@ def begin(ends: Ends, request: Request, stop: Stop, say: Say = _silent) -> Groun
 
 def analyse(ground: Ground, ends: Ends) -> LossReport:
     """Walk from an opened start to the end of a path, and report. Raises what `loss` raises of the end."""
+    from deltasmith.analysis.curvature import expand
     from deltasmith.evaluate.models.transformers_loading import memory_errors
 
     request, say = ground.request, ground.say
@@ -135,15 +141,20 @@ def analyse(ground: Ground, ends: Ends) -> LossReport:
             asked=lambda: ground.stop.asked,
             say=lambda done, of: say("points of the path", done, of),
         )
-        plan = None if ends.recipe is None else _plan(ends.recipe, request)
-        second, why = _second_order(ground, line.objective, plan)
-    notes = (*ground.loaded.notes, *line.notes, *ground.laid.notes, *why, *_notes(ground, plan, line))
-    return _report(ground, ends, path, second, tuple(dict.fromkeys(notes)))
+        expansion = expand(line.objective, seed=request.seed) if request.second_order == "hessian" else None
+    plan = None if ends.recipe is None else _plan(ends.recipe, request)
+    notes = [*ground.loaded.notes, *line.notes, *ground.laid.notes, *_notes(ground, plan, line)]
+    if ends.recipe is not None and is_random(ends.recipe):
+        notes.append(
+            f"the edit is random, and this is one draw (seed {ends.recipe.seed}); intervals are over data alone"
+        )
+    del line  # and with it the direction: the second order may need the memory for another network
+    second, why = _second_order(ground, ends, path)
+    report = _report(ground, ends, path, tuple(dict.fromkeys((*notes, *why))))
+    return replace(report, expansion=expansion, second_order=second)
 
 
-def _report(
-    ground: Ground, ends: Ends, path: Path, second: SecondOrder | None, notes: tuple[str, ...]
-) -> LossReport:
+def _report(ground: Ground, ends: Ends, path: Path, notes: tuple[str, ...]) -> LossReport:
     grids = ground.request.grids
     ts = sorted(path.points)
     columns = [path.points[ts[0]].losses, path.points[ts[-1]].losses, path.measured_chunks()]
@@ -172,8 +183,9 @@ def _report(
             for grid, change in zip(grids, changes, strict=True)
         ),
         along=tuple((float(t), path.loss(t)) for t in ts),
-        second_order=second,
         notes=notes,
+        changes=tuple(path.measured_chunks().tolist()),
+        weights=tuple(path.counts.tolist()),
     )
 
 
@@ -183,43 +195,19 @@ def _plan(recipe: Recipe, request: Request) -> Plan:
     return api.plan(recipe, threads=request.threads, memory=request.memory).built.plan
 
 
-def _second_order(
-    ground: Ground, objective: TorchObjective, plan: Plan | None
-) -> tuple[SecondOrder | None, tuple[str, ...]]:
+def _second_order(ground: Ground, ends: Ends, path: Path) -> tuple[SecondOrder | None, tuple[str, ...]]:
     """Estimate what the recipe's random edit costs on average, or say why that cannot be told."""
-    from deltasmith import api
-    from deltasmith.analysis.curvature import fisher_excess, hessian_excess
-    from deltasmith.analysis.variances import variances
+    from deltasmith.analysis.second_order import excess_around, network_variances
 
-    request = ground.request
-    if request.second_order == "none":
+    if ground.request.second_order == "none":
         return None, ()
-    if plan is None:
-        return None, ("no second order: it is for recipes with a random edit, and this is a model",)
+    if ends.recipe is None:
+        return None, ("no mean over masks: it is for recipes with a random edit, and this is a model",)
     try:
-        found = variances(plan, threads=request.threads or api.available_threads(), stop=ground.stop)
-        fitted = _fitted(found, plan, objective)
+        spread = network_variances(ground, ends.recipe)
     except (RecipeError, RefusedError) as error:
-        return None, (f"no second order: {error}",)
-    options: dict[str, Any] = {
-        "probes": request.probes,
-        "seed": request.seed,
-        "asked": lambda: ground.stop.asked,
-        "say": lambda done, of: ground.say("probes of the second order", done, of),
-    }
-    if request.second_order == "hessian":
-        return hessian_excess(objective, fitted, **options), ()
-    return fisher_excess(objective, ground.laid.sampled, fitted, **options), ()
-
-
-def _fitted(found: Mapping[str, Any], plan: Plan, objective: TorchObjective) -> dict[str, Any]:
-    """Give arrays the names that the network has for the tensors of a file."""
-    from deltasmith.analysis.statistics_files import stored_names
-
-    parameters = {name: tuple(p.shape) for name, p in objective.network.named_parameters()}
-    shapes = {row.name: row.spec.shape for row in plan.rows if row.spec.dtype.floating}
-    names = stored_names(parameters, shapes, "the recipe")
-    return {name: found[stored] for name, stored in names.items() if stored in found}
+        return None, (f"no mean over masks: {error}",)
+    return excess_around(ground, mean_of(ends, ends.recipe), path.loss(Fraction(0)), spread), ()
 
 
 def _notes(ground: Ground, plan: Plan | None, line: Line) -> list[str]:
@@ -230,36 +218,39 @@ def _notes(ground: Ground, plan: Plan | None, line: Line) -> list[str]:
         notes.append(
             "the data are one chunk, which has no interval, so nothing is decided: give a smaller --batch, or more data"
         )
-    elif chunks < _FEW:
+    elif chunks < FEW:
         notes.append(
             f"the interval comes from {chunks} chunks and is rough, probably too narrow: give a smaller --batch, "
             "or more data"
         )
     if plan is not None:
         notes += _rounding(plan, line)
-        if any(hasattr(e.record, "variance") for column in plan.columns for e in column.edits):
-            notes.append(
-                f"the edit is random, and this is one draw (seed {plan.seed}); intervals are over data alone"
-            )
     return notes
+
+
+def _rounding_of(start: Tensor, step: Tensor, kind: str) -> tuple[float, float]:
+    """Return the mean square of rounding start + step where it moves, summed, and the square of the step."""
+    import torch
+
+    rounding = size = 0.0
+    for at in range(0, step.numel(), _PIECE):
+        there, moved = (values.reshape(-1)[at : at + _PIECE] for values in (start, step))
+        _, exponents = torch.frexp(there + moved)
+        units = torch.exp2(exponents.double() - _MANTISSA[kind]) * (moved != 0)
+        rounding += float((units.square() / 12).sum())
+        size += float(moved.double().square().sum())
+    return rounding, size
 
 
 def _rounding(plan: Plan, line: Line) -> list[str]:
     """Bound the part of the edit that is the rounding of the written model, by its half units in the last place."""
-    import torch
-
     kinds = {row.spec.dtype.name for row in plan.rows if row.action == "merge"} & set(_MANTISSA)
     if len(kinds) != 1:
         return []
     (kind,) = kinds
-    rounding = size = 0.0
     parameters = dict(line.objective.network.named_parameters())
-    for name, step in line.direction.items():
-        moved = step != 0
-        _, exponents = torch.frexp(parameters[name].detach()[moved] + step[moved])
-        units = torch.exp2(exponents.double() - _MANTISSA[kind])
-        rounding += float((units.square() / 12).sum())
-        size += float(step.double().square().sum())
+    found = [_rounding_of(parameters[name].detach(), step, kind) for name, step in line.direction.items()]
+    rounding, size = (math.fsum(column) for column in zip(*found, strict=True))
     share = (rounding / size) ** 0.5 if size else 0.0
     if share < _ROUNDED:
         return []

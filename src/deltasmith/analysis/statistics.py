@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from deltasmith.analysis.classification import (
     ClassChunk,
     ClassificationChunks,
     classification_loss,
+    is_arrays,
     load_classifier,
     read_arrays,
     sampled_classification_loss,
 )
 from deltasmith.analysis.curvature import Sampled
 from deltasmith.analysis.data import Example, Examples, read_examples
-from deltasmith.analysis.language import Chunk, LanguageChunks, language_loss, sampled_loss
-from deltasmith.analysis.networks import Dtype, Source, computed_in, load
+from deltasmith.analysis.language import Chunk, LanguageChunks, forward, language_loss, sampled_loss
+from deltasmith.analysis.networks import Dtype, Source, computed_in, load, sampled_in
 from deltasmith.analysis.torch_objective import LossOf
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import InterruptedRunError, RefusedError, ResourceError, printable
@@ -54,7 +55,7 @@ class Ready:
     batch: int
     inputs: Callable[[], Iterator[Any]]
     """Yield chunks without padding, each example in one of them."""
-    forward: Callable[[nn.Module, Any], None]
+    forward: Callable[[nn.Module, Any], Any]
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -77,7 +78,7 @@ def prepare(
 
     Raises what `networks.load`, `read_examples`, `load_classifier` and `read_arrays` raise.
     """
-    if Path(data).suffix == ".npz":
+    if is_arrays(data):
         return _classifier(model, data, device, dtype, batch, limit, stop)
     loaded = load(model, device=device, dtype=dtype, stop=stop, copies=2)
     assert loaded.tokenizer is not None, "a language model is loaded with its tokenizer"
@@ -98,11 +99,11 @@ def prepare(
         len(found.examples),
         (*loaded.notes, *found.notes),
         computed_in(dtype, device, language_loss),
-        _sampled_in(dtype, device, sampled_loss),
+        sampled_in(dtype, device, sampled_loss),
         lay_out,
         batch,
         inputs,
-        _forward_text,
+        forward,
     )
 
 
@@ -138,21 +139,12 @@ def _classifier(
         len(found.labels),
         (*loaded.notes, *found.notes),
         computed_in(dtype, device, classification_loss),
-        _sampled_in(dtype, device, sampled_classification_loss),
+        sampled_in(dtype, device, sampled_classification_loss),
         lay_out,
         batch,
         inputs,
         lambda network, chunk: network(**chunk.inputs),
     )
-
-
-def _sampled_in(dtype: Dtype, device: str, sampled: Sampled) -> Sampled:
-    """Return the sampled loss as it is computed in `dtype`."""
-
-    def computed(network: Any, chunk: Any, key: int) -> Any:
-        return computed_in(dtype, device, lambda n, c: sampled(n, c, key))(network, chunk)
-
-    return computed
 
 
 def _of_one_length(found: Examples, batch: int) -> Iterator[list[Example]]:
@@ -163,13 +155,6 @@ def _of_one_length(found: Examples, batch: int) -> Iterator[list[Example]]:
     for length, group in sorted(groups.items()):
         step = max(1, min(batch, _TOKENS // length))
         yield from (group[at : at + step] for at in range(0, len(group), step))
-
-
-def _forward_text(network: nn.Module, chunk: Chunk) -> None:
-    reading = getattr(network, "reading_prompts", None)
-    context = nullcontext() if reading is None else reading(chunk.tokens, list(chunk.prompts))
-    with context:
-        network(input_ids=chunk.tokens, attention_mask=chunk.mask, use_cache=False)
 
 
 @dataclass(eq=False)

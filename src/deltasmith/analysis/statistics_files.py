@@ -19,6 +19,7 @@ from deltasmith import api
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import RecipeError, RefusedError, printable
 from deltasmith.evaluate.models.opening import is_recipe
+from deltasmith.evaluate.models.transformers_loading import require_transformers
 from deltasmith.formats.array_file import ArrayFile, room_for
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.system import resource_error
@@ -28,7 +29,7 @@ from deltasmith.table.checkpoint import Floats
 if TYPE_CHECKING:
     from deltasmith.analysis.networks import Dtype
 
-__all__ = ["FORMAT", "GRAM_MEMORY", "Kind", "Saved", "save", "stored_names"]
+__all__ = ["FORMAT", "GRAM_MEMORY", "Kind", "Saved", "check_place", "save", "stored_names"]
 
 Kind = Literal["gradient", "fisher", "gram"]
 FORMAT = "deltasmith-stats-1"
@@ -100,7 +101,8 @@ def save(
         known = ", ".join(get_args(Kind))
         raise RecipeError(f"there is no statistic {printable(str(kind))!r}", fix=f"use {known}")
     target = Path(out)
-    _check_place(target, model, overwrite=overwrite)
+    check_place(target, model, overwrite=overwrite)
+    require_transformers("taking a statistic", "analysis")
     from deltasmith.analysis import statistics  # torch, from here on
 
     shapes = _shapes(model)
@@ -163,8 +165,13 @@ def _shapes(model: str | Path | Mapping[str, Any] | Recipe) -> dict[str, tuple[i
     return {spec.name: spec.shape for spec in specs if spec.dtype.floating}
 
 
-def _check_place(out: Path, model: object, *, overwrite: bool) -> None:
-    """Refuse a place where the file may not lie, before anything is computed."""
+def check_place(out: Path, model: object, *, overwrite: bool) -> None:
+    """Refuse a place where the statistics of a model may not be written, before anything is computed.
+
+    Raises:
+        RecipeError: it is not called .safetensors. RefusedError: there is a file, which is not to be overwritten, or a
+            folder; or it lies in the model's own folder.
+    """
     if out.suffix != ".safetensors":
         raise RecipeError(
             f"a statistics file cannot be called {printable(out.name)}", fix="name it .safetensors"

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltasmith import api
-from deltasmith.analysis.ends import Ends, Source, resolve
-from deltasmith.analysis.requests import Precision, Request, SecondOrderKind
+from deltasmith.analysis.ends import End, Ends, Source, is_random, mean_of, resolve
+from deltasmith.analysis.requests import FEW, Precision, Request, Say, SecondOrderKind, silent
 from deltasmith.analysis.rules import RULES, Rule
 from deltasmith.analysis.run import begin
 from deltasmith.analysis.sweep_axes import Plane, Value, read_plane
@@ -28,16 +27,14 @@ if TYPE_CHECKING:
     from deltasmith.analysis.curvature import Arrays, SecondOrder
     from deltasmith.analysis.objective import Matrix, Vector
     from deltasmith.analysis.path import Path
-    from deltasmith.analysis.preparing import Ground, Say
+    from deltasmith.analysis.preparing import Ground
     from deltasmith.analysis.torch_objective import TorchObjective
     from deltasmith.analysis.verdict import Margin
 
 __all__ = ["InterruptedSweepError", "sweep"]
 
-_FEW = 8  # chunks below which an interval is rough
-_ROOM = (
-    3  # copies of the weights that are still needed beside the start: its copy, an end, and the making of one
-)
+_ROOM = 3
+"""Copies of the weights that are still needed beside the start: its copy, an end, and the making of one."""
 _PROPORTIONAL = 1e-5
 """How far from a multiple, in parts of the largest, variances of float32 may lie and still count as one."""
 
@@ -50,10 +47,6 @@ class InterruptedSweepError(InterruptedRunError):
         self.sweep = sweep
         done = 0 if sweep is None else len(sweep.points)
         super().__init__(f"the sweep was interrupted after {done} points", fix="run the same command again")
-
-
-def _silent(what: str, done: int, of: int) -> None:
-    return None
 
 
 def sweep(
@@ -76,7 +69,7 @@ def sweep(
     overrides: Sequence[str] = (),
     threads: int | None = None,
     memory: int = DEFAULT_MEMORY,
-    say: Say = _silent,
+    say: Say = silent,
     stop: Stop | None = None,
 ) -> Sweep:
     """Measure and predict the change of the loss at every point of `axes`: `k=-1:1:0.25, p=0.1:0.9:0.2`.
@@ -88,9 +81,10 @@ def sweep(
     for one (in all three to four copies of the weights), else from its files. A point that changes nothing costs
     nothing; one whose loss is not finite is recorded as such.
 
-    `second_order` estimates what the edit costs on average over its seeds. Where the variances at two points are
-    multiples of each other, as those of `drop` and `drop_partly` always are ((1 − k)² p/(1 − p) δ²), one estimate
-    serves both.
+    `second_order` estimates what each point's change is on average over seeds: that of the recipe without its random
+    edits, measured, and what those cost around it (`run.loss`). Where two points have that mean in common, and
+    variances that are multiples of each other, as those of `drop` and `drop_partly` are ((1 − k)² p/(1 − p) δ²), one
+    estimate serves both.
 
     Raises:
         RecipeError: whatever is wrong with axes and recipe, at any point, before a network is loaded.
@@ -98,20 +92,20 @@ def sweep(
         What `run.loss` raises of models and data, and RefusedError where no point has a finite loss.
     """
     request = Request(
-        FilePath(data),
-        rules,
-        steps,
-        second_order,
-        probes,
-        device,
-        dtype,
-        batch,
-        length,
-        limit,
-        margin,
-        seed or 0,
-        threads,
-        memory,
+        data=FilePath(data),
+        rules=rules,
+        steps=steps,
+        second_order=second_order,
+        probes=probes,
+        device=device,
+        dtype=dtype,
+        batch=batch,
+        length=length,
+        limit=limit,
+        margin=margin,
+        seed=seed or 0,
+        threads=threads,
+        memory=memory,
     )
     if not is_recipe(recipe):
         raise RecipeError(
@@ -144,12 +138,12 @@ class _Run:
 
     def walk(self, ends: Ends) -> Sweep:
         """Visit every point, and put together what was found."""
-        from deltasmith.analysis.torch_objective import TorchObjective
-
         try:
             ground = begin(ends, self.request, self.stop, self.say)
         except InterruptedRunError as cause:
             raise InterruptedSweepError(None) from cause
+        from deltasmith.analysis.torch_objective import TorchObjective
+
         laid = ground.laid
         still = TorchObjective(ground.loaded.network, {}, laid.chunks, laid.counts, laid.loss)
         place = _Place(ground, ends, still, still.losses(), _Restorer(ground, self.note))
@@ -160,6 +154,7 @@ class _Run:
             try:
                 self.points.append(self._visit(place, point))
             except InterruptedRunError as cause:
+                self.note(f"interrupted: {at} of {total} points are finished")
                 raise InterruptedSweepError(self._found(place) if self.points else None) from cause
             finally:
                 place.restorer.restore()
@@ -223,13 +218,12 @@ class _Run:
         refused: str = "",
     ) -> SweepPoint:
         """Turn what the chunks say, (chunks, 1 + rules), into figures with intervals and classes."""
-        start, counts = place.losses, place.still.counts
         margin = place.margin.value
-        measured, *changes = intervals(chunks, counts, self.request.seed)
+        measured, *changes = intervals(chunks, place.still.counts, self.request.seed)
         grids = self.request.grids if changes else ()
         return SweepPoint(
             values=dict(values),
-            end_loss=float(start @ counts / counts.sum()) + measured.value,
+            end_loss=place.loss + measured.value,
             measured=measured,
             verdict=verdict(measured, margin),
             predictions=tuple(
@@ -242,66 +236,35 @@ class _Run:
         )
 
     def _expected(self, place: _Place, recipe: Recipe) -> tuple[float | None, float | None]:
-        """Return what the recipe's edit costs on average over seeds, and its standard error; None if not known."""
+        """Return the change of the loss on average over seeds, and its standard error; None if not known."""
+        from deltasmith.analysis.second_order import excess_around, network_variances
+
         if self.request.second_order == "none":
             return None, None
-        found = self._variances(place, recipe)
-        if found is None:
-            return None, None
-        if not any(v.any() for v in found.values()):
-            return 0.0, 0.0
-        for excess in self.excesses:
-            if (times := _multiple(found, excess.variances)) is not None:
-                error = excess.found.standard_error
-                return times * excess.found.total, None if error is None else times * error
-        self.excesses.append(_Excess(found, self._estimate(place, found)))
-        last = self.excesses[-1].found
-        return last.total, last.standard_error
-
-    def _variances(self, place: _Place, recipe: Recipe) -> Arrays | None:
-        """Return the variance of every element of the network's parameters; None, with a note, if not known."""
-        from deltasmith.analysis.statistics_files import stored_names
-        from deltasmith.analysis.variances import variances
-
-        request = self.request
-        plan = api.plan(recipe, threads=request.threads, memory=request.memory).built.plan
-        network = place.ground.loaded.network
         try:
-            found = variances(plan, threads=request.threads or api.available_threads(), stop=self.stop)
-            shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
-            stored = {row.name: row.spec.shape for row in plan.rows}
-            names = stored_names(shapes, stored, place.ends.start.name)
+            spread = network_variances(place.ground, recipe)
         except (RecipeError, RefusedError) as cause:
-            self.note(f"no second order: {cause}")
-            return None
-        return {name: found[other] for name, other in names.items() if other in found}
-
-    def _estimate(self, place: _Place, found: Arrays) -> SecondOrder:
-        from deltasmith.analysis.curvature import fisher_excess, hessian_excess
-
-        request, still = self.request, place.still
-        options: dict[str, Any] = {
-            "probes": request.probes,
-            "seed": request.seed,
-            "asked": lambda: self.stop.asked,
-            "say": lambda done, of: self.say("probes of the second order", done, of),
-        }
-        if request.second_order == "hessian":
-            return hessian_excess(still, found, **options)
-        return fisher_excess(still, place.ground.laid.sampled, found, **options)
+            self.note(f"no mean over masks: {cause}")
+            return None, None
+        mean = mean_of(place.ends, recipe)
+        for excess in self.excesses:
+            if excess.mean == mean and (times := _multiple(spread, excess.spread)) is not None:
+                return excess.expected(times)
+        found = excess_around(place.ground, mean, place.loss, spread)
+        self.excesses.append(_Excess(mean, spread, found))
+        return self.excesses[-1].expected(1.0)
 
     def _found(self, place: _Place) -> Sweep:
         """Put together what there is so far."""
         ground, ends, still = place.ground, place.ends, place.still
         first = self.recipe(self.points[0].values)
-        random = any(hasattr(e.record, "variance") for m in first.models for e in m.edits)
-        if random and "seed" not in self.points[0].values:
+        if is_random(first) and "seed" not in self.points[0].values:
             self.note(
                 f"the edit is random, and the whole sweep is one draw of it (seed {first.seed}): an axis "
                 f"seed={first.seed}:{first.seed + 4}:1 shows others"
             )
-        if still.counts.size < _FEW:
-            chunks = still.counts.size
+        chunks = still.counts.size
+        if chunks < FEW:
             self.note(f"intervals from {chunks} chunk{'s' * (chunks > 1)} are rough: give a smaller --batch")
         (start,) = intervals(place.losses[:, None], still.counts, self.request.seed)
         return Sweep(
@@ -314,7 +277,7 @@ class _Run:
             margin=place.margin.value,
             margin_reason=place.margin.reason,
             points=tuple(self.points),
-            second_order=self.excesses[0].found if self.excesses else None,
+            second_order=next((excess.found for excess in self.excesses if excess.found.probes), None),
             notes=tuple(self.notes),
         )
 
@@ -330,18 +293,29 @@ class _Place:
     restorer: _Restorer
 
     @property
+    def loss(self) -> float:
+        """Return the mean loss."""
+        counts = self.still.counts
+        return float(self.losses @ counts / counts.sum())
+
+    @property
     def margin(self) -> Margin:
         """Return the change that counts as none."""
-        counts = self.still.counts
-        return self.ground.margin(float(self.losses @ counts / counts.sum()))
+        return self.ground.margin(self.loss)
 
 
 @dataclass(frozen=True, eq=False)
 class _Excess:
-    """An estimate of the second order, and the variances it was made for."""
+    """An estimate of the second order, and the mean and the variances it was made for."""
 
-    variances: Arrays
+    mean: End
+    spread: Arrays
     found: SecondOrder
+
+    def expected(self, times: float) -> tuple[float, float | None]:
+        """Return the change from the start, and its standard error, of an edit of so many times the variances."""
+        error = self.found.standard_error
+        return self.found.shift + times * self.found.total, None if error is None else times * error
 
 
 class _Restorer:
@@ -383,6 +357,8 @@ def _multiple(found: Arrays, reference: Arrays) -> float | None:
         return None
     ours = sum(float(np.vdot(found[n].astype(np.float64), reference[n].astype(np.float64))) for n in found)
     squares = sum(float(np.square(v.astype(np.float64)).sum()) for v in reference.values())
+    if squares == 0.0:
+        return None
     times = ours / squares
     largest = max(float(v.max(initial=0.0)) for v in found.values())
     off = max(float(np.abs(found[n] - times * reference[n]).max(initial=0.0)) for n in found)

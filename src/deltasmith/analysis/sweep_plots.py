@@ -78,21 +78,9 @@ def _line(sweep: Sweep, file: str | Path) -> None:
             found = [math.nan if point.expected is None else point.expected for point in points]
             look = {"color": ORANGE, "linewidth": 1.2, "marker": "" if numeric else "_"}
             axes.plot(xs, found, linestyle=":" if numeric else "", label="expected, second order", **look)
-        for x, point in zip(xs, points, strict=True):
-            bar(axes, x, point.measured, BLUE)
         if numeric:
             axes.plot(xs, [p.measured.value for p in points], color=BLUE, linewidth=1.3)
-        for verdict in ("competitive", "decreased", "improved", "undecided"):
-            own = [
-                (x, p.measured.value)
-                for x, p in zip(xs, points, strict=True)
-                if p.verdict == verdict and not p.refused
-            ]
-            look = {"color": BLUE, "linestyle": "", "marker": _MARKERS[verdict], "markersize": 7}
-            if verdict == "undecided":
-                look["markerfacecolor"] = "white"
-            if own:
-                axes.plot(*zip(*own, strict=True), label=f"measured: {verdict}", **look)
+        _measured(axes, xs, points)
         largest = max((abs(p.measured.value) for p in points if not p.refused), default=0.0)
         if sweep.margin and largest > LONG_RANGE * sweep.margin:
             axes.set_yscale("symlog", linthresh=sweep.margin, linscale=0.7)
@@ -103,6 +91,23 @@ def _line(sweep: Sweep, file: str | Path) -> None:
         axes.set_ylabel(f"change of the loss, nats per {sweep.data.unit}")
         title(axes, f"{shown(sweep.end)}, from {shown(sweep.start)}")
         figure.legend(loc="outside lower center", ncols=3)
+
+
+def _measured(axes: Any, xs: Sequence[float], points: Sequence[SweepPoint]) -> None:
+    """Draw what was measured at each point, with its interval and a marker that tells its class."""
+    for x, point in zip(xs, points, strict=True):
+        bar(axes, x, point.measured, BLUE)
+    for verdict, marker in _MARKERS.items():
+        own = [
+            (x, p.measured.value)
+            for x, p in zip(xs, points, strict=True)
+            if p.verdict == verdict and not p.refused
+        ]
+        look: dict[str, Any] = {"color": BLUE, "linestyle": "", "marker": marker, "markersize": 7}
+        if verdict == "undecided":
+            look["markerfacecolor"] = "white"
+        if own:
+            axes.plot(*zip(*own, strict=True), label=f"measured: {verdict}", **look)
 
 
 def _surface(sweep: Sweep, file: str | Path) -> None:

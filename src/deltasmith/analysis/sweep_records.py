@@ -11,7 +11,7 @@ import numpy as np
 
 from deltasmith.analysis.curvature import SecondOrder
 from deltasmith.analysis.objective import Matrix
-from deltasmith.analysis.report import DataUsed, Estimate, Verdict
+from deltasmith.analysis.report import DataUsed, Estimate, Verdict, finite_or_none
 from deltasmith.analysis.rules import Grid
 from deltasmith.analysis.sweep_axes import Axis, Value
 
@@ -42,7 +42,7 @@ class SweepPoint:
     verdict: Verdict
     predictions: tuple[Forecast, ...]
     expected: float | None = None
-    """What the edit costs on average over its seeds, to second order; None where not known or not asked for."""
+    """The change on average over seeds, to second order around the mean; None where not known or not asked for."""
     expected_error: float | None = None
     """The standard error of `expected`, because probes are few."""
     refused: str = ""
@@ -52,7 +52,7 @@ class SweepPoint:
         """Return plain data."""
         return {
             "values": dict(self.values),
-            "end_loss": _number(self.end_loss),
+            "end_loss": finite_or_none(self.end_loss),
             "measured": self.measured.as_json(),
             "verdict": self.verdict,
             "predictions": [
@@ -60,7 +60,7 @@ class SweepPoint:
                     "rule": p.grid.rule,
                     "steps": p.grid.steps,
                     "change": p.change.as_json(),
-                    "error": _number(p.error),
+                    "error": finite_or_none(p.error),
                     "verdict": p.verdict,
                 }
                 for p in self.predictions
@@ -89,7 +89,7 @@ class Sweep:
     margin_reason: str
     points: tuple[SweepPoint, ...]
     second_order: SecondOrder | None = None
-    """The estimate behind the `expected` of the first point that has one; the others' are mostly multiples of it."""
+    """The estimate behind the `expected` of the first point whose edit varies; others' are mostly multiples of it."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -105,9 +105,9 @@ class Sweep:
 
     def _row(self, point: SweepPoint) -> Iterator[tuple[str, Any]]:
         yield from point.values.items()
-        yield "measured", _number(point.measured.value)
-        yield "low", _number(point.measured.low)
-        yield "high", _number(point.measured.high)
+        yield "measured", finite_or_none(point.measured.value)
+        yield "low", finite_or_none(point.measured.low)
+        yield "high", finite_or_none(point.measured.high)
         yield "verdict", point.verdict
         predicted = {p.grid: p.change.value for p in point.predictions}
         for grid in self.grids:
@@ -137,7 +137,3 @@ class Sweep:
             "second_order": None if self.second_order is None else self.second_order.as_json(),
             "notes": list(self.notes),
         }
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -30,7 +30,6 @@ RESAMPLES = 10_000
 _LEAST_CHUNKS = 2
 _ROOM = 1 << 21  # numbers held at once while resampling
 _SHARE, _SMALLEST, _UNKNOWN = 0.02, 0.002, 0.01
-_ENOUGH_CHUNKS = 8
 
 
 @dataclass(frozen=True, slots=True)

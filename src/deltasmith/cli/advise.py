@@ -64,7 +64,9 @@ def _print(advice: Any) -> None:
     for name in ("rule", "about", "found", "bound", "says"):
         table.add_column(name, overflow="fold")
     for line in advice.decision.evidence:
-        mark = {"excludes": " ✗", "narrows": " →", "keeps": " ○", "warns": " !", "stops": " ■"}.get(line.effect, "")
+        mark = {"excludes": " ✗", "narrows": " →", "keeps": " ○", "warns": " !", "stops": " ■"}.get(
+            line.effect, ""
+        )
         methods = f" [{', '.join(line.methods)}]" if line.effect == "excludes" else ""
         cells = (line.rule + mark, line.about, line.number, line.bound, line.says + methods)
         table.add_row(*(escape(printable(cell, 2000)) for cell in cells))

@@ -16,7 +16,7 @@ import click
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.workers import Stop
 
-__all__ = ["interruptible", "progress"]
+__all__ = ["interruptible", "item_progress", "progress"]
 
 
 class _Lines:
@@ -70,6 +70,65 @@ class _Bar:
             self.rich.update(self.task, completed=self.done)
 
 
+class _ItemLines:
+    """Plain lines for logs: when a task begins, at most every few seconds, and when it ends.
+
+    A task's first report says what an earlier run has left of it.
+    """
+
+    def __init__(self, every: float = 5.0) -> None:
+        self.every, self.name, self.total, self.done, self.said = every, "", 0, 0, 0.0
+        self.begun = True
+
+    def phase(self, name: str, total: int) -> None:
+        self.name, self.total, self.done, self.said = name, total, 0, time.monotonic()
+        self.begun = not total
+        if not total:
+            click.echo(f"{name} …", err=True)
+
+    def advance(self, nbytes: int) -> None:
+        self.done += nbytes
+        if not self.begun:
+            self.begun = True
+            known = f", {nbytes} of them known" if nbytes else ""
+            click.echo(f"{self.name}: {self.total} to do{known}", err=True)
+        now = time.monotonic()
+        if nbytes and (now - self.said > self.every or self.done == self.total):
+            self.said = now
+            click.echo(f"{self.name}: {self.done} / {self.total or '?'}", err=True)
+
+
+class _ItemBar:
+    """A bar with items done, their total, and the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self.rich = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.rich.add_task("starting", total=None)
+
+    def phase(self, name: str, total: int) -> None:
+        self.rich.reset(self.task, description=name, total=total or None)
+
+    def advance(self, nbytes: int) -> None:
+        self.rich.advance(self.task, nbytes)
+
+
 @contextmanager
 def progress(silent: bool) -> Iterator[Progress]:
     """Yield a listener that suits where standard error goes."""
@@ -81,6 +140,19 @@ def progress(silent: bool) -> Iterator[Progress]:
             yield bar
     else:
         yield _Lines()
+
+
+@contextmanager
+def item_progress(silent: bool) -> Iterator[Progress]:
+    """Yield a listener like that of `progress` for work that is counted in items, not in bytes."""
+    if silent:
+        yield Silent()
+    elif sys.stderr.isatty():
+        bar = _ItemBar()
+        with bar.rich:
+            yield bar
+    else:
+        yield _ItemLines()
 
 
 @contextmanager

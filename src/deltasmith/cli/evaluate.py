@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -136,13 +132,13 @@ def command(
     A recipe is merged in memory. An interrupted run resumes when repeated. A task that fails leaves the others to
     run: the result is then marked incomplete, and the exit code is that of the first error.
     """
-    from deltasmith.cli.display import interruptible
+    from deltasmith.cli.display import interruptible, item_progress
     from deltasmith.evaluate.hub import benchmarks
     from deltasmith.evaluate.run import evaluate_model
 
     known = benchmarks(hub_datasets)
     _check_hub(hub_results, bool(known), hub_source, options["limit"])
-    with _progress(quiet or as_json) as bar, interruptible("questions") as stop:
+    with item_progress(quiet or as_json) as bar, interruptible("questions") as stop:
         result = evaluate_model(model, tasks, progress=bar, stop=stop, **options)
     if as_json:
         print_json(result.evaluation.as_json())
@@ -211,76 +207,3 @@ def _figures(task: Any) -> tuple[str, str]:
         return f"{100 * value:.2f} %" if shares else f"{value:.4g}"
 
     return shown(task.score), "—" if task.interval is None else " – ".join(map(shown, task.interval))
-
-
-class _Lines:
-    """Plain lines for logs: when a task begins, at most every few seconds, and when it ends.
-
-    A task's first report says what an earlier run has left of it.
-    """
-
-    def __init__(self, every: float = 5.0) -> None:
-        self.every, self.name, self.total, self.done, self.said = every, "", 0, 0, 0.0
-        self.begun = True
-
-    def phase(self, name: str, total: int) -> None:
-        self.name, self.total, self.done, self.said = name, total, 0, time.monotonic()
-        self.begun = not total
-        if not total:
-            click.echo(f"{name} …", err=True)
-
-    def advance(self, nbytes: int) -> None:
-        self.done += nbytes
-        if not self.begun:
-            self.begun = True
-            known = f", {nbytes} of them known" if nbytes else ""
-            click.echo(f"{self.name}: {self.total} to do{known}", err=True)
-        now = time.monotonic()
-        if nbytes and (now - self.said > self.every or self.done == self.total):
-            self.said = now
-            click.echo(f"{self.name}: {self.done} / {self.total or '?'}", err=True)
-
-
-class _Bar:
-    """A bar with items done, their total, and the time left."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as RichProgress
-
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self.rich = RichProgress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.rich.add_task("starting", total=None)
-
-    def phase(self, name: str, total: int) -> None:
-        self.rich.reset(self.task, description=name, total=total or None)
-
-    def advance(self, nbytes: int) -> None:
-        self.rich.advance(self.task, nbytes)
-
-
-@contextmanager
-def _progress(silent: bool) -> Iterator[Any]:
-    from deltasmith.engine.progress import Silent
-
-    if silent:
-        yield Silent()
-    elif sys.stderr.isatty():
-        bar = _Bar()
-        with bar.rich:
-            yield bar
-    else:
-        yield _Lines()

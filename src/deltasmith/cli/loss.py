@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,17 @@ from deltasmith.cli.options import (
     quiet_option,
 )
 
+if TYPE_CHECKING:
+    from deltasmith.analysis.ends import End
+    from deltasmith.analysis.statistics_files import Kind
+
 _FILE = click.Path(path_type=Path)
+_STATISTICS: dict[Kind, str] = {
+    "gradient": "the gradient",
+    "fisher": "the Fisher diagonal",
+    "gram": "the Gram matrices",
+}
+"""What can be saved of the model where a path starts."""
 
 
 class _Range(click.ParamType):  # type: ignore[type-arg]
@@ -62,7 +72,8 @@ def _question_options(function: Any) -> Any:
             type=click.Choice(["none", "hessian", "fisher"]),
             default="none",
             show_default=True,
-            help="Estimate what a random edit (DARE, DELLA) costs on average over its masks.",
+            help="Estimate what a random edit (DARE, DELLA) costs on average over its masks; hessian: also what "
+            "the start alone foretells of this edit.",
         ),
         click.option(
             "--probes", type=click.IntRange(1), default=8, show_default=True, help="Of the second order."
@@ -78,6 +89,14 @@ def _question_options(function: Any) -> Any:
             type=_Range(),
             metavar="LOW:HIGH",
             help="Instead: find how far to follow the delta beyond its end (ExPO's alpha), -1:1 say.",
+        ),
+        click.option(
+            "--evaluations",
+            type=click.IntRange(3),
+            default=12,
+            show_default=True,
+            metavar="N",
+            help="Points that a line search visits, at most.",
         ),
         click.option(
             "--sweep",
@@ -159,6 +178,14 @@ def _place_options(function: Any) -> Any:
             metavar="FILE",
             help="Write the Fisher diagonal at the start of the path, for `merge: fisher`.",
         ),
+        click.option(
+            "--save-gram",
+            "gram",
+            type=_FILE,
+            metavar="FILE",
+            help="Write the Gram matrices of the linear layers' inputs there, for `merge: regmean` and"
+            " `pack --statistics`.",
+        ),
         json_option,
         quiet_option,
     )[::-1]:
@@ -180,14 +207,22 @@ def command(recipe: str, **options: Any) -> None:
     2410.13841). The class, competitive, decreased or improved, compares the measured change with a margin: a line
     of ours, the paper draws none. Needs the extra [analysis].
     """
+    from deltasmith.analysis.sweep import InterruptedSweepError
     from deltasmith.cli.display import interruptible
 
-    written = {name: options.pop(name) for name in ("out", "overwrite", "gradient", "fisher")}
+    written = {name: options.pop(name) for name in ("out", "overwrite", *_STATISTICS)}
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
-    _check(written, options)
+    _check(recipe, written, options)
+    interrupted, notes = None, []
     with _listener(quiet or as_json) as say, interruptible("point") as stop:
-        found = _ask(recipe, options | {"say": say, "stop": stop})
-        notes = _save(recipe, written, options | {"say": say, "stop": stop})
+        options |= {"say": say, "stop": stop}
+        try:
+            found = _ask(recipe, dict(options))
+            notes = _save(recipe, written, options)
+        except InterruptedSweepError as error:
+            if error.sweep is None:
+                raise
+            found, interrupted = error.sweep, error
     notes = [note for note in notes if note.removeprefix("note: ") not in found.notes]
     if written["out"] is not None:
         notes += _publish(found, written["out"], written["overwrite"])
@@ -199,9 +234,11 @@ def command(recipe: str, **options: Any) -> None:
         show(found)
         for note in notes:
             click.echo(note)
+    if interrupted is not None:
+        raise interrupted
 
 
-def _check(written: dict[str, Any], options: dict[str, Any]) -> None:
+def _check(recipe: str, written: dict[str, Any], options: dict[str, Any]) -> None:
     """Refuse what cannot go together, and places that cannot be written, before anything is computed."""
     from deltasmith.analysis.publishing import check_report_folder
 
@@ -211,21 +248,35 @@ def _check(written: dict[str, Any], options: dict[str, Any]) -> None:
         raise click.UsageError("--line-search has no use for --second-order")
     if written["out"] is not None:
         check_report_folder(written["out"], overwrite=written["overwrite"])
+    statistics = [written[kind] for kind in _STATISTICS if written[kind] is not None]
+    if len(set(statistics)) < len(statistics):
+        raise click.UsageError("two statistics cannot be one file; give each its own")
+    if statistics:
+        from deltasmith.analysis.statistics_files import check_place
+
+        model = _start(recipe, options)
+        for file in statistics:
+            check_place(file, model.source, overwrite=written["overwrite"])
+
+
+def _start(recipe: str, options: dict[str, Any]) -> End:
+    """Find the model where the path starts."""
+    from deltasmith.analysis.ends import read_recipe, resolve
+
+    made = read_recipe(recipe, options["overrides"], options["seed"])
+    return resolve(recipe, made, options["start"]).start
 
 
 def _ask(recipe: str, options: dict[str, Any]) -> Any:
     """Run the analysis that the options call for."""
-    from deltasmith.evaluate.models.transformers_loading import require_transformers
-
-    require_transformers("analysing a loss", "analysis")
-    line, axes = options.pop("line"), options.pop("sweep")
+    line, axes, evaluations = (options.pop(name) for name in ("line", "sweep", "evaluations"))
     options["rules"] = options["rules"] or ("left", "midpoint", "trapezoid")
     if line is not None:
         from deltasmith.analysis.lines import follow
 
         for name in ("rules", "steps", "second_order", "probes", "margin"):
             del options[name]
-        return follow(recipe, *line, **options)
+        return follow(recipe, *line, evaluations=evaluations, **options)
     if axes is not None:
         from deltasmith.analysis.sweep import sweep
 
@@ -237,32 +288,26 @@ def _ask(recipe: str, options: dict[str, Any]) -> Any:
 
 def _save(recipe: str, written: dict[str, Any], options: dict[str, Any]) -> list[str]:
     """Write the statistics that were asked for, of the model where the path starts."""
-    if written["gradient"] is None and written["fisher"] is None:
+    asked = {kind: what for kind, what in _STATISTICS.items() if written[kind] is not None}
+    if not asked:
         return []
-    from deltasmith.analysis.ends import read_recipe, resolve
     from deltasmith.analysis.statistics_files import save
 
-    made = read_recipe(recipe, options["overrides"], options["seed"])
-    model = resolve(recipe, made, options["start"]).start
-    say, notes = options["say"], []
-    for kind in ("gradient", "fisher"):
-        if written[kind] is not None:
-            kept = {
-                key: options[key] for key in ("data", "device", "dtype", "batch", "length", "limit", "stop")
-            }
-            saved = save(
-                kind,
-                model.source,
-                out=written[kind],
-                overwrite=written["overwrite"],
-                seed=options["seed"] or 0,
-                say=lambda done, of, what=f"the {kind}": say(what, done, of),  # type: ignore[misc]
-                **kept,
-            )
-            notes.append(
-                f"{saved.file}: the {kind} of {saved.tensors} tensors of {model.name} over {saved.examples} examples"
-            )
-            notes += [f"note: {note}" for note in saved.notes]
+    model, say, notes = _start(recipe, options), options["say"], []
+    kept = {key: options[key] for key in ("data", "device", "dtype", "batch", "length", "limit", "stop")}
+    for kind, what in asked.items():
+        saved = save(
+            kind,
+            model.source,
+            out=written[kind],
+            overwrite=written["overwrite"],
+            seed=options["seed"] or 0,
+            say=lambda done, of, what=what: say(what, done, of),  # type: ignore[misc]
+            **kept,
+        )
+        counts = f"{saved.tensors} tensors of {model.name} over {saved.examples} examples"
+        notes.append(f"{saved.file}: {what} of {counts}")
+        notes += [f"note: {note}" for note in saved.notes]
     return notes
 
 
@@ -302,9 +347,9 @@ def _draw(found: Any, folder: Path) -> None:
 @contextmanager
 def _listener(silent: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Yield what shows how far the work has come: a bar on a terminal, lines elsewhere."""
-    from deltasmith.cli.evaluate import _progress
+    from deltasmith.cli.display import item_progress
 
-    with _progress(silent) as bar:
+    with item_progress(silent) as bar:
         phase = ["", 0]
 
         def say(what: str, done: int, of: int) -> None:

@@ -60,6 +60,7 @@ def _report(report: LossReport) -> None:
     table.add_row("measured", f"{measured.value:+.4f}", _interval(measured), "", "")
     console().print(table)
     _contributions(report)
+    _expansion(report)
     _second_order(report)
 
 
@@ -84,6 +85,19 @@ def _contributions(report: LossReport) -> None:
         console().print(table)
 
 
+def _expansion(report: LossReport) -> None:
+    found = report.expansion
+    if found is None:
+        return
+    slope, bend = (sum(part.values()) for part in (found.first, found.second))
+    interval = "" if found.interval is None else " [{:+.4f}, {:+.4f}]".format(*found.interval)
+    click.echo()
+    click.echo(
+        f"from the start alone: slope {slope:+.4f}, curvature {bend:+.4f}, together {found.total:+.4f}{interval}; "
+        f"measured {report.measured.value:+.4f}"
+    )
+
+
 def _second_order(report: LossReport) -> None:
     second = report.second_order
     if second is None:
@@ -96,10 +110,14 @@ def _second_order(report: LossReport) -> None:
     data = (
         "" if second.interval is None else f", [{second.interval[0]:.4f}, {second.interval[1]:.4f}] over data"
     )
+    mean, around, in_all = printable(second.at, 120), "", ""
+    if second.at != report.start:
+        around = f", around {mean}, which changes the loss by {second.shift:+.4f}"
+        in_all = f", in all {second.shift + second.total:+.4f}"
     click.echo()
     click.echo(
-        f"second order ({second.kind}): the random edit costs {second.total:+.4f}{noise} on average over its "
-        f"masks{data}; this draw {report.measured.value:+.4f}"
+        f"second order ({second.kind}{around}): the random edit costs {second.total:+.4f}{noise} on average over its "
+        f"masks{data}{in_all}; this draw {report.measured.value:+.4f}"
     )
 
 

@@ -39,7 +39,8 @@ def _loss(rule: Rule, facts: Facts) -> tuple[Evidence, ...]:
     found = [
         rule.found(
             loss.method,
-            f"{loss.measured:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}], predicted {loss.predicted:+.4f}",
+            f"{loss.measured:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}], predicted {loss.predicted:+.4f}"
+            + (", {:.4f} [{:+.4f}, {:+.4f}] above the least".format(*loss.above) if loss is not best else ""),
             "change of the mean loss per token against the models it is made of",
         )
         for loss in facts.losses
@@ -49,10 +50,10 @@ def _loss(rule: Rule, facts: Facts) -> tuple[Evidence, ...]:
             *found,
             rule.found("data", "", "the data are one chunk and have no interval: give more documents"),
         )
-    near = tuple(loss.method for loss in facts.losses if loss.low <= best.high)
+    near = tuple(loss.method for loss in facts.losses if loss is best or loss.above[1] <= 0)
     number = f"{best.measured:+.4f}"
     says = f"least loss: {best.method}" + (
-        "; the intervals of the others named meet its own" if near[1:] else ""
+        "; the others named are not shown to be above it" if near[1:] else ""
     )
     return (*found, rule.found("data", number, says, "keeps", near))
 
@@ -68,8 +69,9 @@ RULES = (
     Rule(
         "loss on your data",
         "change of the mean loss per token",
-        "the least, and all whose interval meets its own, stay",
-        "your data; intervals are not paired; A Unified View of Delta Parameter Editing, arXiv 2410.13841, eq. 1",
+        "the least, and all whose difference to it, in pairs, has an interval that reaches zero, stay",
+        "your data; 95 % intervals over chunks of text, paired; A Unified View of Delta Parameter Editing, arXiv "
+        "2410.13841, eq. 1",
         _loss,
     ),
 )
