@@ -11,6 +11,7 @@ from loss_rows import GAIN, TASKS, results, saved
 
 from deltasmith.errors import DamagedInputError, MissingExtraError
 from deltasmith.lab import family_folder
+from deltasmith.lab import jobs as lab_jobs
 from deltasmith.lab.loss import run as runs
 from deltasmith.lab.loss.agreement import Pairs, estimate, median_error, signs, spearman
 from deltasmith.lab.loss.claims import claims, excess_ratio, quarter
@@ -149,7 +150,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_finished_jobs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "find_spec", lambda name: name)
+    monkeypatch.setattr(lab_jobs, "find_spec", lambda name: name)
     family, parts = family_folder(), tmp_path / "parts"
     for name in runs.EXPERIMENTS:
         for regime in ("small", "large"):
@@ -172,10 +173,10 @@ def test_other_models_are_other_jobs(tmp_path: Path) -> None:
 
 
 def test_a_run_needs_the_extra_and_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    monkeypatch.setattr(lab_jobs, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="torch is not installed"):
         runs.run_loss(family_folder(), tmp_path / "a", tmp_path)
-    monkeypatch.setattr(runs, "find_spec", lambda name: name)
+    monkeypatch.setattr(lab_jobs, "find_spec", lambda name: name)
     with pytest.raises(DamagedInputError, match="the family has no base/config"):
         runs.run_vision(tmp_path, tmp_path, tmp_path / "a", tmp_path)
 

@@ -10,6 +10,7 @@ from packed_rows import results, saved
 
 from deltasmith.errors import DamagedInputError, MissingExtraError
 from deltasmith.lab import family_folder
+from deltasmith.lab import jobs as lab_jobs
 from deltasmith.lab.packed import run as runs
 from deltasmith.lab.packed.claims import judged_packed
 from deltasmith.lab.packed.page import BUNDLED, SEEDS, write_packed_page
@@ -85,7 +86,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_finished_jobs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "find_spec", lambda name: name)
+    monkeypatch.setattr(lab_jobs, "find_spec", lambda name: name)
     family, parts = family_folder(), tmp_path / "parts"
     for name in runs.EXPERIMENTS:
         job = runs._Job(name, family, 0, "small")
@@ -108,10 +109,10 @@ def test_other_models_are_other_jobs(tmp_path: Path) -> None:
 
 
 def test_a_run_needs_the_extra_and_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    monkeypatch.setattr(lab_jobs, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="torch is not installed"):
         runs.run_packed({0: family_folder()}, ["small"], tmp_path / "a", tmp_path)
-    monkeypatch.setattr(runs, "find_spec", lambda name: name)
+    monkeypatch.setattr(lab_jobs, "find_spec", lambda name: name)
     with pytest.raises(DamagedInputError, match="the family has no base/config"):
         runs.run_packed({0: tmp_path}, ["large"], tmp_path / "a", tmp_path)
 

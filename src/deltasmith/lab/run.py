@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from deltasmith import __version__
 from deltasmith.errors import DamagedInputError, RefusedError
 from deltasmith.lab import EXPERTS, REGIMES
 from deltasmith.lab.bench import HELD_OUT, Bench
+from deltasmith.lab.jobs import finish
 from deltasmith.lab.made import made
 from deltasmith.lab.rows import Results, Row, load_results
 
@@ -130,13 +129,7 @@ def run_experiments(
     ]
     _refuse_missing(todo)
     fresh = [job for job in todo if not job.done(parts)]
-    say(f"{len(todo)} jobs, {len(todo) - len(fresh)} of them done before")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
-        running = {pool.submit(_work, job, parts): job for job in fresh}
-        for done in as_completed(running):
-            done.result()
-            say(f"{running[done].part} done")
+    finish(todo, fresh, _work, parts, at_once=jobs, say=say)
     return {
         name: _combined(name, out, parts, [job for job in todo if job.experiment == name])
         for name in experiments

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltasmith import __version__
-from deltasmith.errors import DamagedInputError, MissingExtraError
 from deltasmith.lab import BUNDLED_REGIMES, EXPERTS
+from deltasmith.lab.jobs import finish, refuse_absent, require_transformers
 from deltasmith.lab.loss.points import POINTS, vision_points
 from deltasmith.lab.made import made
 from deltasmith.lab.rows import Results, Row, load_results
@@ -130,17 +127,10 @@ def _run(
     jobs: int,
     say: Callable[[str], None],
 ) -> Results:
-    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
-        raise MissingExtraError(f"{missing[0]} is not installed", fix='pip install "deltasmith[analysis]"')
+    require_transformers("analysis")
     _refuse_missing(todo)
     fresh = [job for job in todo if not (parts / job.part).exists()]
-    say(f"{len(todo)} jobs, {len(todo) - len(fresh)} of them done before")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
-        running = {pool.submit(_work, job, parts): job for job in fresh}
-        for done in as_completed(running):
-            done.result()
-            say(f"{running[done].part} done")
+    finish(todo, fresh, _work, parts, at_once=jobs, say=say)
     rows = [
         Row({"experiment": job.experiment, **row.keys}, row.task, row.right)
         for job in todo
@@ -163,12 +153,5 @@ def _work(job: _Job, parts: Path) -> None:
 
 def _refuse_missing(jobs: Sequence[_Job]) -> None:
     for job in jobs:
-        for path in (job.folder / "base" / "config.json", job.expert / "config.json", job.folder / _RECORD):
-            if not path.is_file():
-                raise DamagedInputError(
-                    f"the family has no {path.relative_to(job.folder)}",
-                    where=str(job.folder),
-                    fix="build it with `deltasmith lab vision`"
-                    if job.data
-                    else "build it with `deltasmith lab build`",
-                )
+        wanted = (job.folder / "base" / "config.json", job.expert / "config.json", job.folder / _RECORD)
+        refuse_absent(job.folder, wanted, "vision" if job.data else "build")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from deltasmith import __version__
-from deltasmith.errors import DamagedInputError, MissingExtraError
 from deltasmith.lab import EXPERTS
 from deltasmith.lab.bench import HELD_OUT, Bench
+from deltasmith.lab.jobs import finish, refuse_absent, require_transformers
 from deltasmith.lab.made import made
 from deltasmith.lab.packed.points import BUDGETS, POINTS
 from deltasmith.lab.rows import Results, Row, load_results
@@ -85,8 +82,7 @@ def run_packed(
     on one thread, and rows do not depend on `jobs`. Raises MissingExtraError without torch or transformers, and
     DamagedInputError where a model is missing.
     """
-    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
-        raise MissingExtraError(f"{missing[0]} is not installed", fix='pip install "deltasmith[hf]"')
+    require_transformers("hf")
     todo = [
         _Job(name, folder, seed, regime)
         for seed, folder in families.items()
@@ -95,13 +91,7 @@ def run_packed(
     ]
     _refuse_missing(todo)
     fresh = [job for job in todo if not (parts / job.part).exists()]
-    say(f"{len(todo)} jobs, {len(todo) - len(fresh)} of them done before")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
-        running = {pool.submit(_work, job, parts): job for job in fresh}
-        for done in as_completed(running):
-            done.result()
-            say(f"{running[done].part} done")
+    finish(todo, fresh, _work, parts, at_once=jobs, say=say)
     rows = [
         Row({"experiment": job.experiment, **row.keys}, row.task, row.right)
         for job in todo
@@ -124,11 +114,6 @@ def _work(job: _Job, parts: Path) -> None:
 
 def _refuse_missing(jobs: Sequence[_Job]) -> None:
     for job in jobs:
-        wanted = [*(folder / "config.json" for folder in (job.bench.base, *map(job.bench.expert, EXPERTS)))]
-        for path in [*wanted, job.folder / _RECORD]:
-            if not path.is_file():
-                raise DamagedInputError(
-                    f"the family has no {path.relative_to(job.folder)}",
-                    where=str(job.folder),
-                    fix="build it with `deltasmith lab build`",
-                )
+        models = (job.bench.base, *map(job.bench.expert, EXPERTS))
+        wanted = (*(model / "config.json" for model in models), job.folder / _RECORD)
+        refuse_absent(job.folder, wanted, "build")
