@@ -25,11 +25,30 @@ def block(language: str, containing: str) -> str:
     return found
 
 
-def test_the_recipe_to_try_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    (tmp_path / "try.yaml").write_text(block("yaml", "# try.yaml").replace("src/", f"{ROOT}/src/"))
-    assert deltasmith.merge(tmp_path / "try.yaml", tmp_path / "out").tensors > 10
+@pytest.mark.parametrize("name", ["try.yaml", "k_dare.yaml"])
+def test_the_recipes_to_try_merge(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(block("yaml", f"# {name}").replace("src/", f"{ROOT}/src/"))
+    assert deltasmith.merge(tmp_path / name, tmp_path / "out").tensors > 10
     assert deltasmith.verify(tmp_path / "out").ok
+
+
+def test_the_commands_on_the_loss_have_what_they_name(tmp_path: Path) -> None:
+    """Every recipe is shown or written by `advise` before it is used, and every path and label is there."""
+    shell = block("console", "deltasmith loss k_dare.yaml")
+    family = re.findall(r"F=([^;]+);", shell)[0]
+    paths = {path.replace("$F", family) for path in re.findall(r"\$F/[\w/.]+", shell)}
+    assert len(paths) == 4
+    assert all((ROOT / path).exists() for path in paths)
+    asked = re.findall(r"^\$ deltasmith advise (.*) --out start\.yaml", shell, re.MULTILINE)[0]
+    base, *models = (str(ROOT / path.replace("$F", family)) for path in asked.split())
+    deltasmith.advise(base, models, out=tmp_path / "start.yaml", threads=1)
+    labels = {
+        "k_dare.yaml": loads(block("yaml", "# k_dare.yaml")).labels,
+        "start.yaml": loads((tmp_path / "start.yaml").read_text()).labels,
+    }
+    used = re.findall(r"^\$ deltasmith loss (\S+\.yaml)(?:.* --from (\w+))?", shell, re.MULTILINE)
+    assert {recipe for recipe, _ in used} == set(labels)
+    assert all(start in ("", "base", *labels[recipe]) for recipe, start in used)
 
 
 def test_the_recipe_loads() -> None:

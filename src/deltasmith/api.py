@@ -183,6 +183,7 @@ def merge(
     began = time.perf_counter()
     planned = plan(recipe, **options)
     built, listener, stopper = planned.built, progress or Silent(), stop or Stop()
+    built.refuse_foreign_statistics(lambda: stopper.asked)
     inputs = [path for _, model in built.inputs() for path in _roots(model)]
     with (
         ThreadPoolExecutor(max_workers=1) as hashing,
@@ -263,6 +264,7 @@ def compute(
 
     planned = plan(recipe, **options)
     stopper = stop or Stop()
+    planned.built.refuse_foreign_statistics(lambda: stopper.asked)
     table = planned.built.plan
     if columns is not None:
         table = columns.held(table, planned.limits.threads, stopper)

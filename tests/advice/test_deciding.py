@@ -51,6 +51,18 @@ def test_candidates_not_shown_to_be_worse_are_not_level() -> None:
     assert both.method == "ta_elect"
 
 
+def test_alternatives_are_what_the_deciding_line_chose_from() -> None:
+    kept = saying("keeps", "ties", "ta_elect", "ta")
+    found = decide(TWO, [kept, saying("narrows", "ties"), saying("narrows", "ties", "tsv")])
+    assert (found.left, found.among) == (("ties",), ("ta", "ta_elect", "ties"))
+    several = decide(TWO, [kept, saying("narrows", "ties", "ta_elect")])
+    assert several.among == several.left == ("ta_elect", "ties")
+    assert decide(TWO, [kept]).among == ("ta", "ta_elect", "ties")
+    assert decide(TWO, [kept, saying("stops")]).among == ()
+    without = decide(TWO, [saying("excludes", "dare"), saying("keeps", "tsv")])
+    assert without.among == tuple(name for name in MERGES if name != "dare")
+
+
 def test_exclusions_come_first_and_contradictions_are_set_aside() -> None:
     rules = [
         saying("narrows", "dare", name="first"),

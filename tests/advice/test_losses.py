@@ -12,8 +12,10 @@ import pytest
 
 import deltasmith
 from deltasmith.advice import run as advising
+from deltasmith.advice.evidence import Rule
 from deltasmith.advice.facts import Loss
 from deltasmith.advice.losses import compared
+from deltasmith.advice.rules.scores import RULES
 from deltasmith.errors import DamagedInputError, MissingExtraError
 from models import draw, tuned, write_model
 
@@ -50,6 +52,36 @@ def test_the_loss_decides_where_its_intervals_do(places: Path, monkeypatch: pyte
     assert "our lab" in found.decision.overruled or "our lab" not in {
         line.rule for line in found.decision.evidence if line.effect == "narrows"
     }
+
+
+def test_what_the_loss_kept_is_named_and_listed(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lab then leaves one of the two alone: the other is an alternative all the same."""
+
+    def fake(candidates: Any, data: Any, **options: Any) -> tuple[Loss, ...]:
+        above = {"tsv": (0.0, 0.0, 0.0), "average": (0.1, -0.1, 0.3)}
+        names = [name for name, _ in candidates]
+        return tuple(Loss(n, 0.0, n != "tsv", 0.0, 1.0, above.get(n, (0.4, 0.3, 0.5))) for n in names)
+
+    monkeypatch.setattr(advising, "loss_terms", fake)
+    monkeypatch.setattr(advising, "refuse_unready", lambda data: None)
+    monkeypatch.setattr(advising, "rules_of", lambda lab: (*RULES, narrowing("tsv")))
+    found = deltasmith.advise(places / "base", [places / "m1", places / "m2"], data="text.jsonl", threads=1)
+    (line,) = [line for line in found.decision.evidence if line.effect == "keeps"]
+    assert line.says == "least loss: tsv; not shown to be above it: average"
+    assert found.recommended is not None
+    assert found.recommended.name == "tsv"
+    assert [option.name for option in found.alternatives] == ["average"]
+
+
+def narrowing(method: str) -> Rule:
+    """Make a rule that leaves one method."""
+    return Rule(
+        "lab",
+        "asks",
+        "bound",
+        "source",
+        lambda rule, facts: (rule.found("all", "1", "says", "narrows", (method,)),),
+    )
 
 
 def report(measured: float, changes: tuple[float, ...], weights: tuple[float, ...]) -> Any:

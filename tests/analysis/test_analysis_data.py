@@ -212,8 +212,8 @@ def squeamish(text):
 @pytest.mark.parametrize(
     ("line", "tokenizer", "message"),
     [
-        ("{", CHARACTERS, "it is not JSON"),
-        ("[1]", CHARACTERS, "it is no JSON object"),
+        ("{", CHARACTERS, "invalid JSON"),
+        ("[1]", CHARACTERS, "no JSON object"),
         ({"question": "a"}, CHARACTERS, "`text` is missing (there is 'question')"),
         ({}, CHARACTERS, "`text` is missing (there is nothing)"),
         ({"prompt": "a"}, CHARACTERS, "`answer` is missing (there is 'prompt')"),

@@ -107,6 +107,81 @@ def test_a_minimum_before_a_hill_is_found_though_the_loss_falls_beyond_it() -> N
     assert found.outcome == "minimum"
 
 
+@dataclass
+class Landscape(Curve):
+    """A bowl with its bottom at 0.3, and far away a plateau with another bowl in it at 113, much higher."""
+
+    def losses(self) -> np.ndarray:
+        t = self.at - self.shifts
+        return 5 - 4 * np.exp(-((t - 0.3) ** 2)) - np.exp(-(((t - 113) / 40) ** 2))
+
+    def slopes(self) -> tuple[np.ndarray, np.ndarray]:
+        t = self.at - self.shifts
+        near, far = t - 0.3, (t - 113) / 40
+        slope = 8 * near * np.exp(-(near**2)) + far / 20 * np.exp(-(far**2))
+        return self.losses(), slope[:, None]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-100, 1000), (-1, 226), (-1, 1), (-1000, 5), (-1, 100)])
+def test_a_higher_valley_far_off_is_not_mistaken_for_the_one_nearby(low: float, high: float) -> None:
+    objective = Landscape(np.polynomial.Polynomial([0]), np.zeros(4), np.ones(4))
+    found = line_search(objective, low, high)
+    assert found.alpha == pytest.approx(0.3, abs=0.02)
+    assert found.outcome == "minimum"
+    assert found.interval[0] <= found.alpha <= found.interval[1]
+
+
+class Kink(Curve):
+    """A slope of -100 up to 0.3 and of 1 behind: nothing that a cubic would fit."""
+
+    def losses(self) -> np.ndarray:
+        t = self.at - self.shifts - 0.3
+        return np.where(t < 0, -100 * t, t)
+
+    def slopes(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.losses(), np.where(self.at - self.shifts < 0.3, -100.0, 1.0)[:, None]
+
+
+def test_where_cubics_are_slow_the_bracket_is_halved() -> None:
+    """Without that, 16 points."""
+    found = line_search(Kink(np.polynomial.Polynomial([0]), np.zeros(4), np.ones(4)), evaluations=40)
+    assert found.alpha == pytest.approx(0.3, abs=0.02)
+    assert len(found.evaluations) <= 11
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.floats(-2, 2), min_size=2, max_size=7),
+    st.floats(-3, 0),
+    st.floats(0.1, 3),
+    st.integers(3, 14),
+)
+def test_nothing_worse_than_what_was_seen_is_chosen(
+    coefficients: list[float], low: float, high: float, evaluations: int
+) -> None:
+    found = line_search(curve(*coefficients), low, high, evaluations=evaluations)
+    chosen = next(e for e in found.evaluations if e.alpha == found.alpha)
+    assert chosen.search_loss == min(e.search_loss for e in found.evaluations)
+    assert len(found.evaluations) <= max(3, evaluations)
+    assert found.interval[0] <= found.alpha <= found.interval[1]
+
+
+def test_what_is_not_shown_to_help_is_not_advised() -> None:
+    """The half searched on has its bottom at 0.3, the half held out at 0 or thereabouts."""
+    noise = np.random.default_rng(3).normal(0, 0.05, 40)
+    shifts = np.where(np.arange(40) % 2 == 0, 0.3, 0.0) + noise
+    worse = line_search(curve(0.0, 0.0, 1.0, shifts=tuple(shifts)))
+    assert worse.alpha == pytest.approx(0.3, abs=0.05)
+    assert (worse.helps, worse.advises) == (False, "stay")
+    assert worse.measured > 0
+    plain = worse.as_json()
+    assert (plain["helps"], plain["advises"], plain["alpha"]) == (False, "stay", worse.alpha)
+    better = line_search(curve(0.0, 0.0, 1.0, shifts=tuple(0.3 + noise)))
+    assert (better.helps, better.advises) == (True, "extrapolate")
+    single = line_search(curve(0.0, 0.0, 1.0, shifts=(0.3, 0.3)))
+    assert (single.measured_interval, single.helps, single.advises) == (None, False, "stay")
+
+
 def test_there_may_be_nowhere_to_go() -> None:
     found = line_search(bowl(-0.5), 0.0, 1.0)  # it says interpolate, and the range does not let it
     assert (found.alpha, found.outcome, found.advises) == (0.0, "start", "stay")

@@ -64,6 +64,33 @@ def test_a_label_wins_over_a_path(models, monkeypatch):
     assert Path(ends(one(models), "math").start.source).samefile(models.root / "m0")
 
 
+def test_a_folders_name_will_do_where_it_is_the_only_one(models, monkeypatch):
+    path = write_recipe(models.root / "names.yaml", {"base": "./base", "models": [{"model": "./m1"}]})
+    found = ends(
+        write_recipe(models.root / "two.yaml", {"base": "./base", "models": [{"model": "./lora"}]}), "lora"
+    )
+    assert found.base.name == "base"
+    assert found.start.name == "lora"
+    with pytest.raises(
+        RecipeError, match="no model 'mm' in the recipe to start from; use --from base or m1,"
+    ):
+        ends(path, "mm")
+    other = models.root / "elsewhere" / "m1"
+    (other / "m1").mkdir(parents=True)
+    monkeypatch.chdir(other)
+    with pytest.raises(
+        RecipeError, match=r"more than one model is called 'm1'; use --from m0 \(./m1\) or ./m1"
+    ):
+        ends(path, "m1")
+    twins = {"base": "./base", "models": [{"model": "./m1", "label": "a"}, {"model": "./m1", "label": "b"}]}
+    twins = write_recipe(models.root / "twins.yaml", twins)
+    monkeypatch.chdir(models.root)
+    with pytest.raises(RecipeError, match=r"use --from a \(./m1\) or b \(./m1\)"):
+        ends(twins, "m1")
+    assert ends(twins, "b").start.name == "b"
+    assert ends(path, "m1").start.name == "m1"  # the model itself lies here
+
+
 def test_an_adapter_starts_as_itself_over_the_base_without_its_edits(models):
     edits = [{"drop": {"density": 0.5}}]
     path = write_recipe(
@@ -87,6 +114,8 @@ def test_a_model_needs_a_start(models):
     model = str(models.root / "m0")
     with pytest.raises(RecipeError, match="says nothing of where the path starts; give --from MODEL"):
         ends(model)
+    with pytest.raises(RecipeError, match="has no recipe that names its base; give the base's folder"):
+        ends(model, "base")
     found = ends(model, str(models.root / "base"))
     assert (found.start.name, found.end.name, found.recipe, found.base) == ("base", "m0", None, None)
     with pytest.raises(RecipeError, match="is no recipe"):

@@ -9,6 +9,7 @@ import pytest
 from deltasmith.analysis.lines import follow
 from deltasmith.errors import RecipeError
 from deltasmith.lab import family_folder
+from deltasmith.recipe.checks import load
 from models import write_recipe
 
 FAMILY = family_folder()
@@ -21,6 +22,8 @@ def test_ranges_that_make_no_sense():
             follow("r.yaml", low, high, **FEW)
     with pytest.raises(RecipeError, match="evaluations is 2; give 3 or more"):
         follow("r.yaml", **FEW, evaluations=2)
+    with pytest.raises(RecipeError, match="evaluations is 1001; give 1000 or fewer"):
+        follow("r.yaml", **FEW, evaluations=1001)
 
 
 def test_alpha_counts_from_the_model_and_the_recipe_makes_it(tmp_path: Path):
@@ -46,6 +49,18 @@ def test_alpha_counts_from_the_model_and_the_recipe_makes_it(tmp_path: Path):
     document = found.as_json()
     assert document["format"] == "deltasmith-line-search-1"
     assert document["search"]["alpha"] == found.search.alpha
+
+
+def test_a_merge_is_followed_and_its_file_used(tmp_path: Path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    models = [{"model": str(FAMILY / "small" / name)} for name in ("math", "code")]
+    recipe = write_recipe(tmp_path / "m.yaml", {"base": str(FAMILY / "base"), "models": models})
+    found = follow(recipe, -1.0, 1.0, **FEW, evaluations=3)
+    assert found.recipe["base"] == str(FAMILY / "base")
+    assert found.recipe["models"] == [{"model": str(recipe)}]
+    assert load(write_recipe(tmp_path / "use.yaml", found.recipe)).models[0].model.merge is not None
+    assert follow(recipe, -1.0, 1.0, **FEW, evaluations=3, overrides=("scale=0.5",)).recipe is None
 
 
 def test_a_model_from_another_is_followed_too():

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from deltasmith.analysis.drawing import look_of
 from deltasmith.analysis.line_search import Evaluation, LineSearch
 from deltasmith.analysis.plots import heatmap, line_search_plot, path_plot, sweep_plot
 from deltasmith.analysis.report import DataUsed, Estimate, LossReport, Prediction, Verdict
@@ -211,3 +212,7 @@ def test_a_table_and_json_hold_every_point() -> None:
     assert told["points"][2]["refused"] == "it overflows"
     assert found.surface().shape == (4, 3)
     assert found.surface()[1, 0] == pytest.approx(0.01)
+
+
+def test_every_rule_has_looks_of_its_own_and_an_unknown_one_has_some():
+    assert len({look_of(rule) for rule in (*RULES, "simpson")}) == len(RULES) + 1

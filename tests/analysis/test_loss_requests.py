@@ -21,6 +21,8 @@ DATA = Path("d.jsonl")
         ({"steps": 0}, "steps is 0; give 1 or more"),
         ({"second_order": "full"}, "there is no second order 'full'; use none, hessian or fisher"),
         ({"probes": 0}, "probes is 0; give 1 or more"),
+        ({"steps": 10**9}, "steps is 1000000000; give 1000 or fewer"),
+        ({"probes": 10_001}, "probes is 10001; give 10000 or fewer"),
         ({"dtype": "float16"}, "there is no element type 'float16'; use float32, float64 or bfloat16"),
         ({"batch": 0}, "batch is 0; give 1 or more"),
         ({"length": 1}, "length is 1; give 2 or more"),

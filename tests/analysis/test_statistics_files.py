@@ -15,6 +15,7 @@ from deltasmith import api
 from deltasmith.analysis.statistics_files import save, stored_names
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import InterruptedRunError, RecipeError, RefusedError
+from deltasmith.formats.base_fingerprint import fingerprint
 from deltasmith.formats.opening import open_model
 from deltasmith.lab import family_folder
 
@@ -49,8 +50,10 @@ def read(path):
 @pytest.mark.parametrize("kind", SUFFIX)
 def test_a_file_holds_the_checkpoints_tensors_in_float32(kind, folder):
     metadata, tensors = read(folder / f"math-{kind}.safetensors")
-    assert metadata == {"format": "deltasmith-stats-1", "kind": kind, "examples": "12"}
-    specs = open_model(str(FAMILY / "small" / "math")).checkpoint.specs
+    checkpoint = open_model(str(FAMILY / "small" / "math")).checkpoint
+    whose = {"model": "math", "model_fingerprint": fingerprint(checkpoint)}
+    assert metadata == {"format": "deltasmith-stats-1", "kind": kind, "examples": "12", **whose}
+    specs = checkpoint.specs
     linears = [n for n in specs if n.endswith("_proj.weight") or n == "lm_head.weight"]
     wanted = (
         {f"{n}::gram": (specs[n].shape[1],) * 2 for n in linears}
@@ -139,6 +142,22 @@ def test_a_recipe_has_statistics_too(folder):
     made("gradient", folder, name="recipe", model=recipe)
     ours, theirs = (read(folder / f"{name}-gradient.safetensors")[1] for name in ("recipe", "math"))
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert "model" not in read(folder / "recipe-gradient.safetensors")[0]
+
+
+@pytest.mark.parametrize("kind", ["fisher", "gram"])
+def test_what_was_taken_of_another_model_is_refused(kind, folder):
+    """The file of code beside math, and that of the small code beside the large one of the same name."""
+    merge = {"fisher": "fisher", "gram": {"regmean": {"damping": 0.01}}}[kind]
+
+    def recipe(size, task):
+        entry = {"model": str(FAMILY / size / task), "label": "m"}
+        return {"models": [entry | {"statistics": str(folder / f"code-{kind}.safetensors")}], "merge": merge}
+
+    api.compute(recipe("small", "code"))
+    for size, task in (("small", "math"), ("large", "code")):
+        with pytest.raises(RefusedError, match=rf"of m were taken of another model \(code\).*--save-{kind}"):
+            api.compute(recipe(size, task))
 
 
 def test_places_that_are_refused(folder, tmp_path):

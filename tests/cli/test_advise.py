@@ -147,7 +147,9 @@ def test_adapters_and_packed_deltas_are_models(models, tmp_path):
 def test_an_existing_file_stays(places, tmp_path):
     out = tmp_path / "mine.yaml"
     out.write_text("mine")
-    check_refusal(run("advise", places / "base", places / "a", places / "b", "--out", out), 1, "such a file")
+    check_refusal(
+        run("advise", places / "base", places / "a", places / "b", "--out", out), 1, "is there already"
+    )
     assert out.read_text() == "mine"
     done = run("advise", places / "base", places / "a", places / "b", "--out", out, "--overwrite", "--quiet")
     assert (done.code, done.out) == (0, "")

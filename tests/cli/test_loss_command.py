@@ -104,7 +104,8 @@ def test_json_is_one_document_and_the_folder_holds_the_same(recipe, tmp_path):
     assert document["second_order"]["probes"] == 2
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == document
     assert written[0].startswith(f"{tmp_path / 'out'}: ")
-    assert run("loss", recipe, *FEW, "--quiet").out == ""
+    quiet = run("loss", recipe, *FEW, "--rule", "left", "--quiet", "--out", tmp_path / "quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     shown = run("loss", recipe, *FEW, *more).out
     assert "second order (fisher): the random edit costs +0." in shown
     assert "in all" not in shown
@@ -133,12 +134,54 @@ def test_a_line_search_prints_a_recipe(recipe, tmp_path):
     search = ("--line-search", "-1:1", "--evaluations", 4)
     done = run("loss", recipe, *FEW[:-2], *search, "--out", tmp_path / "out")
     assert done.code == 0, done.err
-    assert done.out.splitlines()[0].startswith(("extrapolate: α = +", "interpolate: α = -", "stay: α = "))
-    assert "preset: expo" in done.out
-    assert "alpha: " in done.out
-    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    first, document = done.out.splitlines()[0], json.loads((tmp_path / "out" / "report.json").read_text())
+    assert first.startswith(("extrapolate: α = +", "interpolate: α = -", "stay: α = "))
+    search = document["search"]
+    assert first.startswith(search["advises"])
+    assert ("preset: expo" in done.out) == search["helps"]
+    assert ("not shown to help" in first) == (search["alpha"] != 0 and not search["helps"])
     assert document["recipe"]["preset"] == "expo"
-    assert len(document["search"]["evaluations"]) <= 4
+    assert len(search["evaluations"]) <= 4
+    assert "points of the line search, at most 4" in done.err
+
+
+def followed(alpha, interval, outcome="minimum", recipe=None):
+    from deltasmith.analysis.line_search import Evaluation, LineSearch
+    from deltasmith.analysis.lines import Followed
+    from deltasmith.analysis.report import DataUsed
+
+    visits = (Evaluation(0.0, -1.0, 2.0, 2.0),)
+    search = LineSearch(-1, 1, visits, alpha, outcome, (0.0, alpha), "bracket", -0.1, -0.1, interval)
+    return Followed("base", "mix", DataUsed("d", "0", 1, 1, 1, 1), search, recipe)
+
+
+def test_a_line_search_says_what_to_do(capsys):
+    from deltasmith.cli.loss_text import show
+
+    cases = (
+        ((0.5, (-0.2, -0.1)), "extrapolate: α = +0.500 (bracket [+0.000, +0.500]), where the loss is lowest"),
+        ((-0.5, (-0.2, -0.1), "end"), "where the loss still falls at the end of the range"),
+        (
+            (-0.5, (0.1, 0.2)),
+            "not shown to help: on the half held out the interval of the change is not below 0",
+        ),
+        ((0.5, (-0.2, 0.0)), "stay: α = +0.500"),
+        ((0.5, None), "not shown to help: one chunk was held out, which has no interval"),
+        (
+            (0.0, (0.0, 0.0), "start"),
+            "stay: α = +0.000 (bracket [+0.000, +0.000]), where no visited point has",
+        ),
+    )
+    for case, said in cases:
+        show(followed(*case))
+        out = capsys.readouterr().out
+        assert said in out.splitlines()[0]
+        assert ("to use it" in out) == (not out.startswith("stay"))
+    show(followed(0.5, (-0.2, -0.1)))
+    said = capsys.readouterr().out
+    assert "write mix with `deltasmith merge`, and extrapolate that from base with the preset `expo`" in said
+    show(followed(0.5, (-0.2, -0.1), recipe={"base": "b", "preset": "expo"}))
+    assert "to use it, as a recipe:\nbase: b\npreset: expo\n" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("installed")
@@ -229,6 +272,9 @@ def test_usage(recipe):
         ("--rule", "simpson"),
         ("--steps", 0),
         ("--probes", 0),
+        ("--steps", 1_000_000_000),
+        ("--probes", 10_001),
+        ("--line-search", "-1:1", "--evaluations", 1001),
         ("--batch", 0),
         ("--length", 1),
         ("--second-order", "x"),
@@ -240,14 +286,14 @@ def test_usage(recipe):
         ("--line-search", "-1:1", "--second-order", "fisher"),
         ("--line-search", "-1:1", "--evaluations", 2),
     ):
-        check_refusal(run("loss", recipe, *FEW[:4], "--quiet", *more), 2)
+        check_refusal(run("loss", recipe, *FEW[:4], "--json", *more), 2)
     assert run("loss", recipe).code == 2
 
 
 def test_without_torch_it_names_the_extra(recipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     for more in ((), ("--line-search", "-1:1"), ("--sweep", "density=0.2|0.8")):
-        check_refusal(run("loss", recipe, *FEW, "--quiet", *more), 2, 'pip install "deltasmith[analysis]"')
+        check_refusal(run("loss", recipe, *FEW, "--json", *more), 2, 'pip install "deltasmith[analysis]"')
 
 
 @pytest.mark.usefixtures("installed")
@@ -265,7 +311,7 @@ def test_without_torch_it_names_the_extra(recipe, monkeypatch):
     ],
 )
 def test_options_that_cannot_be(recipe, more, code, said):
-    check_refusal(run("loss", recipe, *FEW, "--rule", "left", "--quiet", *more), code, said)
+    check_refusal(run("loss", recipe, *FEW, "--rule", "left", "--json", *more), code, said)
 
 
 @pytest.mark.usefixtures("installed")
@@ -283,20 +329,69 @@ def test_data_that_cannot_be_read(recipe, tmp_path, name, content, code, said):
     path = tmp_path / (name or "none.txt")
     if name:
         path.write_text(content, encoding="utf-8")
-    check_refusal(run("loss", recipe, "--data", path, "--quiet"), code, said)
+    check_refusal(run("loss", recipe, "--data", path, "--json"), code, said)
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_plain_model_needs_a_start(words):
-    data = ("--data", words / "data.txt", "--quiet")
+    data = ("--data", words / "data.txt", "--json")
     check_refusal(run("loss", words / "other", *data), 2, "give --from MODEL")
     check_refusal(run("loss", words / "none", "--from", words / "base", *data), 3, "nothing lies at")
     assert run("loss", words / "other", "--from", words / "base", *data).code == 0
 
 
 @pytest.mark.usefixtures("installed")
+def test_statistics_alone_need_no_path(words, tmp_path):
+    data, base = ("--data", words / "data.txt", "--batch", 1), words / "base"
+    recipe = {"base": str(base), "models": [{"model": str(words / "other")}], "dtype": "float32"}
+    unedited = write_recipe(tmp_path / "unedited.yaml", recipe)
+    for at, ends in enumerate(((base,), (base, "--from", base), (unedited,))):
+        saved = tmp_path / f"{at}.safetensors"
+        done = run("loss", *ends, *data, "--save-fisher", saved, "--out", tmp_path / str(at))
+        assert done.code == 0, done.err
+        assert done.out.startswith("nothing moves: the loss of ")
+        assert " nats per token, on data.txt (2 examples, " in done.out
+        assert f"{saved}: the Fisher diagonal of " in done.out
+        document = json.loads((tmp_path / str(at) / "report.json").read_text())
+        assert (document["format"], document["data"]["chunks"]) == ("deltasmith-standing-1", 2)
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "1.safetensors").read_bytes()
+    moved = run("loss", base, "--from", words / "other", *data, "--json").document
+    direct = run("loss", base, *data, "--save-gram", tmp_path / "g.safetensors", "--json").document
+    assert direct["loss"] == moved["end_loss"]
+    check_refusal(run("loss", base, "--from", base, *data, "--json"), 1, "nothing moves")
+    sweep = ("--sweep", "k=0:1:1", "--save-gram", tmp_path / "h.safetensors")
+    check_refusal(run("loss", base, *data, *sweep), 2, "a model alone has no path to search or sweep")
+
+
+def test_quiet_with_nothing_to_write_is_refused(recipe):
+    check_refusal(run("loss", recipe, *FEW, "--quiet"), 2, "give --out, --json or --save-* with it")
+
+
+def test_what_is_neither_a_recipe_nor_a_model(words, tmp_path):
+    data = ("--data", words / "data.txt")
+    page = tmp_path / "README.md"
+    page.write_text("# Hello\n")
+    for more in ((), ("--from", words / "base")):
+        check_refusal(
+            run("loss", page, *data, *more), 2, "neither a recipe (*.yaml) nor a model", "README.md"
+        )
+    done = run("loss", words / "other", "--from", "base", *data)
+    check_refusal(done, 2, "has no recipe that names its base; give the base's folder: --from FOLDER")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_statistic_is_not_written_into_a_folder_that_is_not_there(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("deltasmith.analysis.run.begin", None)
+    place = tmp_path / "none" / "g.safetensors"
+    check_refusal(
+        run("loss", recipe, *FEW, "--save-gradient", place), 1, "there is no such folder", "make it"
+    )
+    assert not place.parent.exists()
+
+
+@pytest.mark.usefixtures("installed")
 def test_another_vocabulary(words):
-    data = ("--data", words / "data.txt", "--quiet")
+    data = ("--data", words / "data.txt", "--json")
     done = run("loss", words / "more", "--from", words / "base", *data)
     check_refusal(done, 1, "the vocabularies differ", "[40, 16]", "[41, 16]")
     mixed = {"base": str(words / "base"), "models": [{"model": str(words / "more")}]}
@@ -307,7 +402,7 @@ def test_another_vocabulary(words):
 
 @pytest.mark.usefixtures("installed")
 def test_a_loss_that_is_not_finite(words):
-    done = run("loss", words / "huge", "--from", words / "base", "--data", words / "data.txt", "--quiet")
+    done = run("loss", words / "huge", "--from", words / "base", "--data", words / "data.txt", "--json")
     check_refusal(done, 1, "is not finite at", "of the path")
     recipe = {
         "base": str(words / "huge"),
@@ -315,11 +410,11 @@ def test_a_loss_that_is_not_finite(words):
         "scale": 0.5,
     }
     path = write_recipe(words / "from_huge.yaml", recipe)
-    done = run("loss", path, "--data", words / "data.txt", "--quiet")
+    done = run("loss", path, "--data", words / "data.txt", "--json")
     check_refusal(done, 1, "the loss of the base is not finite")
 
 
 @pytest.mark.usefixtures("installed")
 def test_memory_that_does_not_suffice(recipe, monkeypatch):
     monkeypatch.setattr("deltasmith.analysis.networks.free_on_machine", lambda: 1 << 20)
-    check_refusal(run("loss", recipe, *FEW, "--quiet"), 4, "2 networks in float32")
+    check_refusal(run("loss", recipe, *FEW, "--json"), 4, "2 networks in float32")

@@ -36,7 +36,7 @@ def test_objects_hold_text_or_prompt_and_answer(tmp_path: Path) -> None:
         ("a.txt", "\n \n", "it holds no document"),
         ("a.jsonl", '{"text": "a"}\n{"body": "b"}', "'text' is missing"),
         ("a.jsonl", '{"prompt": "a"}', "'answer' is missing"),
-        ("a.jsonl", "{", "it is not JSON"),
+        ("a.jsonl", "{", "invalid JSON"),
     ],
 )
 def test_files_without_documents_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

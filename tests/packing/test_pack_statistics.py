@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from containers import values
 from deltasmith.errors import DamagedInputError, RefusedError
+from deltasmith.formats.base_fingerprint import fingerprint
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.packed import open_packed
 from deltasmith.packing import pack
@@ -108,4 +109,18 @@ def test_a_gram_matrix_for_a_vector_is_refused(models, tmp_path):
 def test_a_file_without_gram_matrices_is_refused(models, tmp_path):
     with pytest.raises(DamagedInputError, match="not a file of Gram matrices"):
         pack(models.root / "base", models.root / "m0", tmp_path / "out", statistics=models.root / "m0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_grams_of_another_model_are_refused(models, grams, tmp_path):
+    base, m0 = (models.root / name for name in ("base", "m0"))
+    for name in ("base", "m0"):
+        whose = {
+            "model": name,
+            "model_fingerprint": fingerprint(open_model(str(models.root / name)).checkpoint),
+        }
+        save_file(grams, tmp_path / f"{name}.safetensors", {"kind": "gram", **whose})
+    pack(base, m0, tmp_path / "right", codec="claq:bits=2", statistics=tmp_path / "m0.safetensors")
+    with pytest.raises(RefusedError, match=r"of m0 were taken of another model \(base\).*--save-gram"):
+        pack(base, m0, tmp_path / "out", codec="claq:bits=2", statistics=tmp_path / "base.safetensors")
     assert not (tmp_path / "out").exists()

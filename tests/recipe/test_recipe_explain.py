@@ -92,3 +92,16 @@ def test_unknown_names_and_dialects():
     with pytest.raises(RecipeError) as caught:
         explain("tsv", "mergekit")
     assert str(caught.value) == 'tsv has no dialect "mergekit"; it has paper and authors'
+
+
+READ = {"fisher": "fisher", "fisher_added": "fisher", "regmean": "gram", "bias_by_gradient": "gradient"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_who_reads_statistics_says_which_command_writes_them(name):
+    explanation = explain(name)
+    takes = any(field.name == "statistics" for field in explanation.fields)
+    assert explanation.statistics == READ.get(name, "")
+    assert not takes or explanation.statistics, "a merge that reads statistics needs their kind in FACTS"
+    command = f"deltasmith loss ./math --from ./math --data FILE --save-{explanation.statistics} ./math."
+    assert (command in render(explanation)) == bool(explanation.statistics)

@@ -12,7 +12,10 @@ from safetensors.numpy import load_file, save_file
 from deltasmith import api
 from deltasmith.edits.drop_biased import BiasByGradient
 from deltasmith.engine.columns import EditedColumns
-from deltasmith.errors import DamagedInputError, RecipeError, RefusedError
+from deltasmith.engine.workers import Stop
+from deltasmith.errors import DamagedInputError, InterruptedRunError, RecipeError, RefusedError
+from deltasmith.formats.base_fingerprint import fingerprint
+from deltasmith.formats.opening import open_model
 from deltasmith.operation.reference import edit_table
 from deltasmith.recipe.build import build
 from deltasmith.recipe.checks import from_dict, load
@@ -201,3 +204,74 @@ def test_changed_statistics_change_the_plan_and_stand_in_the_manifest(models, tm
     gradient = load_file(file_of(models, "m0"))
     save_file({name: -array for name, array in gradient.items()}, file_of(models, "m0"), MADE)
     assert api.plan(recipe).hash != before
+
+
+# whose they are
+
+
+def taken_of(models, label):
+    """Write into the files of both models that they were taken of one of them."""
+    found = {
+        "model": label,
+        "model_fingerprint": fingerprint(open_model(str(models.root / label)).checkpoint),
+    }
+    for each in models.labels:
+        save_file(load_file(file_of(models, each)), file_of(models, each), MADE | found)
+
+
+def check_nothing_is_written(models, recipe, tmp_path, said):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    api.plan(recipe)  # which reads headers alone
+    with pytest.raises(RefusedError, match=said):
+        api.compute(recipe)
+    with pytest.raises(RefusedError, match=said) as caught:
+        api.merge(recipe, folder / "out")
+    assert list(folder.iterdir()) == []
+    return str(caught.value)
+
+
+def test_a_file_that_was_taken_of_another_model_is_refused(models, tmp_path):
+    taken_of(models, "m0")
+    api.compute(models.recipe(models=[entry("m0")]))
+    recipe = models.recipe(models=[entry("m0"), entry("m1")])
+    said = check_nothing_is_written(models, recipe, tmp_path, "of m1 were taken of another model")
+    place = models.root / "m1"
+    assert said == (
+        "the statistics of m1 were taken of another model (m0) in m1.grad.safetensors; take its own: "
+        f"deltasmith loss {place} --from {place} --data FILE --save-gradient FILE.safetensors"
+    )
+
+
+def test_a_recipe_within_a_recipe_is_looked_at_too(models, tmp_path):
+    taken_of(models, "m0")
+    inner = {"base": "./base", "models": [entry("m1")]}
+    recipe = models.recipe(models=[{"model": inner, "label": "inner"}])
+    check_nothing_is_written(models, recipe, tmp_path, "^the statistics of inner/m1 were taken of another")
+    inner = {"base": inner, "models": [{"model": "./m0"}]}
+    recipe = models.recipe(base=inner, models=[{"model": "./m1"}])
+    with pytest.raises(RefusedError, match=r"^the statistics of base/base/m1 were taken of another"):
+        api.compute(recipe)
+
+
+def test_the_same_model_elsewhere_is_the_same_model(models):
+    taken_of(models, "m0")
+    (models.root / "m0").rename(models.root / "moved")
+    api.compute(models.recipe(models=[entry("moved", statistics="m0.grad.safetensors")]))
+
+
+def test_of_what_does_not_lie_whole_on_disk_nothing_is_known(models):
+    taken_of(models, "m1")
+    write_adapter(models.root / "adapter", models.base, 3)
+    api.compute(models.recipe(models=[entry("adapter", statistics="m0.grad.safetensors")]))
+    inner = {"base": "./base", "models": [{"model": "./m0"}]}
+    api.compute(models.recipe(models=[entry("m0", model=inner)]))
+
+
+def test_reading_a_model_for_its_fingerprint_can_be_stopped(models, monkeypatch, tmp_path):
+    taken_of(models, "m0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    stop = Stop()
+    stop.ask()
+    with pytest.raises(InterruptedRunError):
+        api.merge(models.recipe(models=[entry("m0")]), tmp_path / "out", stop=stop)

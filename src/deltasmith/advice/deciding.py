@@ -21,7 +21,8 @@ _ALONE = "every other candidate is excluded"
 class Decision:
     """The evidence, and what it leaves: `method` (None: abstains) of the candidates `left`, and why.
 
-    `overruled`: rules that would have left nothing of what earlier ones had left.
+    `overruled`: rules that would have left nothing of what earlier ones had left. `among`: those left, or where one
+    is left, the ones that the line which left it chose from.
     """
 
     evidence: tuple[Evidence, ...]
@@ -30,6 +31,7 @@ class Decision:
     why: str
     overruled: tuple[str, ...] = ()
     stopped: bool = False
+    among: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def decide(facts: Facts, rules: Sequence[Rule]) -> Decision:
     stops = [line for line in evidence if line.effect == "stops"]
     if stops:
         return Decision(evidence, (), None, f"{stops[0].about}: {stops[0].says}", stopped=True)
-    left = _allowed(facts, evidence)
+    left = among = _allowed(facts, evidence)
     used: list[Evidence] = []
     overruled: list[str] = []
     for line in (line for line in evidence if line.effect in ("keeps", "narrows")):
@@ -79,20 +81,19 @@ def decide(facts: Facts, rules: Sequence[Rule]) -> Decision:
         if not kept:
             overruled.append(line.rule)
             continue
-        left = kept
+        among, left = (left if len(left) > 1 else among), kept
         used.append(line)
     level = [line for line in used if line.effect == "narrows"]
     if len(left) == 1:
-        return Decision(
-            evidence, left, left[0], (level or used)[-1].says if used else _ALONE, tuple(overruled)
-        )
+        why = (level or used)[-1].says if used else _ALONE
+        return Decision(evidence, left, left[0], why, tuple(overruled), among=among)
     if not level:
         why = (
             f"{len(left)} candidates are left, and nothing separates them" if left else "no candidate is left"
         )
-        return Decision(evidence, left, None, why, tuple(overruled))
+        return Decision(evidence, left, None, why, tuple(overruled), among=left)
     why = f"{level[-1].says}; the fewest settings: {left[0]}"
-    return Decision(evidence, left, left[0], why, tuple(overruled))
+    return Decision(evidence, left, left[0], why, tuple(overruled), among=left)
 
 
 def settings_for(method: str, facts: Facts, lab: Experience) -> Settings:

@@ -194,7 +194,7 @@ def _advice(
     facts: Facts, lab: Experience, base: str, named: Sequence[tuple[str, str]], measured: list[Measured]
 ) -> Advice:
     decision = decide(facts, rules_of(lab))
-    options = {name: _option(name, facts, lab, base, named) for name in decision.left}
+    options = {name: _option(name, facts, lab, base, named) for name in decision.among}
     recommended = None if decision.method is None else options[decision.method]
     others = tuple(option for name, option in options.items() if name != decision.method)
     commands = tuple(_commands(facts, decision, base, named))

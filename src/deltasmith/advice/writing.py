@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deltasmith.errors import RefusedError, ResourceError
+from deltasmith.errors import RefusedError, ResourceError, printable
 from deltasmith.formats.opening import split_label
 from deltasmith.recipe.yaml_file import to_yaml
 
@@ -21,9 +21,7 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
     if out.is_dir():
         raise RefusedError("it is a folder", where=str(out), fix="name a file with --out")
     if out.exists() and not overwrite:
-        raise RefusedError(
-            "there is such a file already", where=str(out), fix="give --overwrite or another --out"
-        )
+        raise RefusedError(f"{printable(str(out))} is there already", fix="give --overwrite or another --out")
 
 
 def recipe_text(recipe: Mapping[str, Any], head: str) -> str:

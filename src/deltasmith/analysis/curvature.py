@@ -250,7 +250,7 @@ def _finite(found: Matrix, names: tuple[str, ...]) -> Matrix:
         raise RefusedError(
             f"the derivatives of the loss of chunk {chunk} of the data are not finite",
             where=names[column],
-            fix="use --dtype float32 or float64, or leave the documents out that it comes from",
+            fix="use a wider --dtype (float64 is the widest), or leave the documents out that it comes from",
         )
     return found
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deltasmith.analysis.rules import Grid, Rule
+from deltasmith.analysis.rules import RULES, Grid
 from deltasmith.errors import printable
 from deltasmith.evaluate.plots import COLOURS
 
@@ -20,11 +19,11 @@ __all__ = [
     "LONG_RANGE",
     "ORANGE",
     "RED",
-    "RULE_LOOKS",
     "Shading",
     "bar",
     "grid_name",
     "hatch_absent",
+    "look_of",
     "shown",
     "title",
 ]
@@ -32,15 +31,11 @@ __all__ = [
 BLUE, RED, GREEN, PURPLE, ORANGE, _, BLACK, GREY = COLOURS
 BAND = "#EEEEEE"
 """Of the margin, and of intervals."""
-RULE_LOOKS: Mapping[Rule, tuple[str, str]] = {
-    "left": (RED, "s"),
-    "midpoint": (GREEN, "^"),
-    "trapezoid": (PURPLE, "D"),
-}
-"""Colour and marker of each rule."""
 LONG_RANGE = 20.0
 """Where the largest change is so many margins, changes are spread by their logarithms."""
 _LONGEST = 40
+_LOOKS = ((RED, "s"), (GREEN, "^"), (PURPLE, "D"), (BLACK, "v"), (ORANGE, "P"))
+_PLAIN = (GREY, "o")
 
 
 class Shading:
@@ -69,6 +64,16 @@ class Shading:
 def bar(axes: Any, x: float, estimate: Estimate, colour: str) -> None:
     """Draw an interval as an upright line; none where there is none."""
     axes.plot([x, x], [estimate.low, estimate.high], color=colour, linewidth=1.4, solid_capstyle="butt")
+
+
+def look_of(rule: str) -> tuple[str, str]:
+    """Return a rule's colour and marker, by its place among the rules; those beyond the last look share one.
+
+    >>> look_of("left")[1], look_of("simpson")[1]
+    ('s', 'o')
+    """
+    at = RULES.index(rule) if rule in RULES else len(_LOOKS)
+    return _LOOKS[at] if at < len(_LOOKS) else _PLAIN
 
 
 def hatch_absent(axes: Any) -> None:

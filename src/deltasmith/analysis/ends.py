@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from deltasmith.analysis.requests import listed
-from deltasmith.errors import RecipeError, printable
+from deltasmith.errors import DamagedInputError, RecipeError, printable
 from deltasmith.evaluate.models.opening import is_recipe
 from deltasmith.formats.opening import open_model
 from deltasmith.merges.sum import Sum
 from deltasmith.recipe.checks import from_dict, load
 from deltasmith.recipe.model import ModelEntry, Recipe
 
-__all__ = ["End", "Ends", "Source", "is_random", "mean_of", "read_recipe", "resolve", "resolve_delta"]
+__all__ = [
+    "End",
+    "Ends",
+    "Source",
+    "is_random",
+    "mean_of",
+    "plain",
+    "read_recipe",
+    "resolve",
+    "resolve_delta",
+]
 
 Source = str | Path | Mapping[str, Any] | Recipe
 
@@ -67,19 +77,26 @@ def read_recipe(source: Source, overrides: Sequence[str] = (), seed: int | None 
 def resolve(source: Source, recipe: Recipe | None, start: str | None) -> Ends:
     """Find both ends: `source` (read as `recipe`, if it is one) is the end, `start` says where the path begins.
 
-    `start` is "base", the label of one of the recipe's models, or a model's path; a label wins over a path. By
-    default an edit of one model is explained on top of that model, and a merge of several on top of their base.
+    `start` is "base", the label of one of the recipe's models, the name of its folder if no other model has that, or a
+    model's path; a label wins over a folder's name and over a path. By default an edit of one model is explained on
+    top of that model, and a merge of several on top of their base.
 
     Raises:
         RecipeError: there is no such start, or none can be guessed. What `open_model` raises of a model.
     """
     if recipe is None:
+        end = plain(source)
         if start is None:
             raise RecipeError(
                 f"{printable(str(source))} is a model, and says nothing of where the path starts",
                 fix="give --from MODEL, its base for example",
             )
-        return Ends(_plain(start), _plain(str(source)))
+        if start == "base" and not Path(start).exists():
+            raise RecipeError(
+                f"{printable(str(source))} is a model, and has no recipe that names its base",
+                fix="give the base's folder: --from FOLDER",
+            )
+        return Ends(_start_of_plain(start), end)
     end = End(recipe, Path(source).stem if isinstance(source, str | Path) else "the recipe")
     if start is None and len(recipe.models) > 1:
         start = "base"
@@ -130,14 +147,52 @@ def _entry(recipe: Recipe, start: str | None) -> ModelEntry | None:
     """Return the model that the path starts from, None if it is none of the recipe's."""
     if start is None:
         return recipe.models[0]
-    return next((entry for entry in recipe.models if entry.label == start), None)
+    labelled = next((entry for entry in recipe.models if entry.label == start), None)
+    return labelled if labelled is not None or start == "base" else _entry_in(recipe, start)
+
+
+def _entry_in(recipe: Recipe, name: str) -> ModelEntry | None:
+    """Return the one model of a recipe whose folder is called `name`; None if there is none, or `name` is a path."""
+    if "/" in name:
+        return None
+    places = {id(entry): place for entry in recipe.models if (place := _folder(entry)) is not None}
+    found = [entry for entry in recipe.models if (place := places.get(id(entry))) and place.name == name]
+    if not found:
+        return None
+    choices = [f"{entry.label} ({printable(str(entry.model), 80)})" for entry in found]
+    here = Path(name)
+    if here.exists() and any(here.resolve() != places[id(entry)] for entry in found):
+        choices.append(f"./{name} (the one that lies here)")
+    if len(choices) > 1:
+        raise RecipeError(
+            f"more than one model is called {printable(name, 80)!r}", fix=f"use --from {listed(choices)}"
+        )
+    return found[0]
+
+
+def _folder(entry: ModelEntry) -> Path | None:
+    """Return where a model of a recipe lies; None for a nested recipe, or what does not lie here."""
+    if isinstance(entry.model, Recipe):
+        return None
+    place = entry.relative_to / entry.model
+    return place.resolve() if place.exists() else None
+
+
+def _choices(recipe: Recipe) -> list[str]:
+    """Return a word for every model of a recipe that `--from` takes: its folder's name where its label is automatic."""
+    folders = [_folder(entry) for entry in recipe.models]
+    names = [folder.name if folder else "" for folder in folders]
+    return [
+        name if name and _AUTOMATIC.fullmatch(entry.label) and names.count(name) == 1 else entry.label
+        for entry, name in zip(recipe.models, names, strict=True)
+    ]
 
 
 def _base(recipe: Recipe) -> End:
     if recipe.base is None:
         raise RecipeError(
             "the recipe has no base for the path to start from",
-            fix=f"give --from {listed(recipe.labels)}, or a model's folder",
+            fix=f"give --from {listed(_choices(recipe))}, or a model's folder",
         )
     if isinstance(recipe.base, Recipe):
         return End(recipe.base, "base")
@@ -174,8 +229,26 @@ def _located(source: str, folder: Path, label: str) -> End:
     return End(place, opened.name if label == "the model" else label)
 
 
-def _plain(source: str) -> End:
-    return End(source, open_model(source).name) if not is_recipe(source) else End(source, Path(source).stem)
+def plain(source: Source) -> End:
+    """Return a model that is no recipe, by its own name.
+
+    Raises:
+        RecipeError: a file that is neither. What `open_model` raises of a model, or of nothing.
+    """
+    try:
+        return End(str(source), open_model(str(source)).name)
+    except DamagedInputError as error:
+        if "not read as a model" not in error.what:
+            raise
+        raise RecipeError(
+            "it is neither a recipe (*.yaml) nor a model",
+            where=printable(str(source)),
+            fix="give a recipe, or a model's folder",
+        ) from error
+
+
+def _start_of_plain(source: str) -> End:
+    return plain(source) if not is_recipe(source) else End(source, Path(source).stem)
 
 
 def _other(recipe: Recipe, start: str) -> End:
@@ -183,6 +256,6 @@ def _other(recipe: Recipe, start: str) -> End:
     if "/" not in start and not Path(start.partition("#")[0]).exists():
         raise RecipeError(
             f"there is no model {printable(start, 80)!r} in the recipe to start from",
-            fix=f"use --from {listed(('base', *recipe.labels))}, or a model's folder",
+            fix=f"use --from {listed(('base', *_choices(recipe)))}, or a model's folder",
         )
-    return _plain(start)
+    return _start_of_plain(start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,10 +16,10 @@ from deltasmith.errors import InterruptedRunError, RefusedError
 __all__ = ["Evaluation", "LineSearch", "Outcome", "line_search"]
 
 Outcome = Literal["minimum", "end", "start"]
-"""`minimum`: the slope changes its sign there. `end`: it still pointed onwards there. `start`: nowhere to go."""
+"""`minimum`: lowest of the visited points. `end`: it still fell there. `start`: no visited point lies lower."""
 
 _FLAT = 1e-3  # a slope so much smaller than the one at 0 counts as none
-_NARROW = 1e-2  # a bracket of so small a part of the range is narrow enough
+_NARROW = 1e-2  # a bracket of so small a part of the range, or of two directions if that is longer, is narrow enough
 _SAFE = 0.1  # no point is taken nearer to an end of the bracket than this part of it
 
 
@@ -34,12 +35,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class LineSearch:
-    """Where along start + α · direction the slope of the loss vanishes, and what going there does.
+    """Where along start + α · direction the loss is lowest nearby, and what going there does.
 
-    A local minimum, the first one found downhill of the start: another, lower one may lie beyond it or on the other
-    side. `interval` says how far α would differ on other data of the same kind (95 %, chunks resampled, the slope
-    interpolated between the visited points), or with one chunk to search on it is the bracket. A resample whose slope
-    at 0 has the other sign counts as α = 0.
+    A local minimum downhill of the start, and the lowest of the visited points on the data searched on: another, lower
+    one may lie between them or on the other side. `interval` says how far α would differ on other data of the same
+    kind (95 %, chunks resampled, the slope interpolated between the visited points), or with one chunk to search on
+    it is the bracket. A resample whose slope at 0 has the other sign counts as α = 0.
     """
 
     low: float
@@ -58,9 +59,16 @@ class LineSearch:
     """95 % of it from resampling the chunks held out; None where one was."""
 
     @property
+    def helps(self) -> bool:
+        """Tell whether going to α is shown to lower the loss: on data held out, by the whole of its interval."""
+        return self.measured_interval is not None and self.measured_interval[1] < 0
+
+    @property
     def advises(self) -> Literal["extrapolate", "interpolate", "stay"]:
-        """Say on which side of the start α lies."""
-        return "extrapolate" if self.alpha > 0 else "interpolate" if self.alpha < 0 else "stay"
+        """Say on which side of the start α lies; `stay` where it is the start, or is not shown to help."""
+        if self.alpha == 0 or not self.helps:
+            return "stay"
+        return "extrapolate" if self.alpha > 0 else "interpolate"
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -69,6 +77,7 @@ class LineSearch:
             "high": self.high,
             "alpha": self.alpha,
             "advises": self.advises,
+            "helps": self.helps,
             "outcome": self.outcome,
             "interval": list(self.interval),
             "interval_from": self.interval_from,
@@ -87,6 +96,15 @@ class LineSearch:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A visited point, as the chunks searched on see it."""
+
+    alpha: float
+    slope: float
+    loss: float
+
+
 @dataclass
 class _Visits:
     """The points visited so far, with every chunk's loss and slope; even chunks are searched on."""
@@ -98,8 +116,8 @@ class _Visits:
     losses: list[Vector] = field(default_factory=list)
     slopes: list[Vector] = field(default_factory=list)
 
-    def slope(self, alpha: float) -> float:
-        """Visit a point, and return the slope that the chunks searched on have there."""
+    def place(self, alpha: float) -> _Place:
+        """Visit a point, unless that was done, and return slope and loss of the chunks searched on."""
         if alpha not in self.alphas:
             if self.asked():
                 raise InterruptedRunError("the line search was interrupted", fix="run the same command again")
@@ -110,7 +128,11 @@ class _Visits:
             self.losses.append(losses)
             self.slopes.append(slopes.sum(axis=1))
             self.say(alpha)
-        return self.searched(self.slopes[self.alphas.index(alpha)])
+        at = self.alphas.index(alpha)
+        return _Place(alpha, self.searched(self.slopes[at]), self.searched(self.losses[at]))
+
+    def places(self) -> list[_Place]:
+        return [self.place(alpha) for alpha in self.alphas]
 
     def searched(self, per_chunk: Vector) -> float:
         return _mean(per_chunk[0::2], self.objective.counts[0::2])
@@ -129,14 +151,16 @@ def line_search(
     asked: Callable[[], bool] = lambda: False,
     say: Callable[[float], None] = lambda alpha: None,
 ) -> LineSearch:
-    """Find α in [low, high] where the slope of the loss along the direction vanishes, downhill of the start.
+    """Find α in [low, high] where the loss along the direction is lowest nearby, downhill of the start.
 
     The objective stands at the post-trained weights (α = 0), its direction is the delta of post-training. A positive
     slope at 0 says interpolate (α < 0), a negative one extrapolate. The end of the range on that side is visited
-    next; if the slope still points onwards there, the point halfway is, and if it does there too, α is that end.
-    Otherwise the root is bracketed and closed in on by secants (Illinois), kept off the bracket's ends, until the
-    slope is a thousandth of that at 0, the bracket a hundredth of the range, or `evaluations` points are used up. α
-    is a visited point, so its losses are measured.
+    next; if the slope still points onwards there and the loss is no higher, the point halfway is, and if the loss falls
+    from 0 over it to the end, α is that end. Otherwise a minimum is bracketed, and closed in on by cubics through
+    losses and slopes, kept off the bracket's ends, or by halves where these are slow, until the slope is a thousandth
+    of that at 0, the bracket a hundredth of the range (or of 2, if that is less), or `evaluations` points are used up.
+    A point whose loss is above the best one's shrinks the bracket towards that, whatever its slope. α is the visited
+    point of the lowest loss on the data searched on, 0 included.
 
     Chunks 0, 2, 4, … are searched on, chunks 1, 3, 5, … held out. The objective is back at 0 afterwards.
 
@@ -166,40 +190,70 @@ def _search(
     visits: _Visits, low: float, high: float, evaluations: int
 ) -> tuple[float, Outcome, tuple[float, float]]:
     """Return the chosen point, what it is, and the last bracket."""
-    first = visits.slope(0.0)
-    end = low if first > 0 else high
-    if first == 0.0 or end == 0.0:
-        return 0.0, "minimum" if first == 0.0 else "start", (0.0, 0.0)
-    for far in (end, end / 2):
-        if visits.slope(far) * first <= 0:
-            return _close_in(visits, far, evaluations, _NARROW * (high - low))
-    return end, "end", (end, end)
+    first = visits.place(0.0)
+    end = low if first.slope > 0 else high
+    if first.slope == 0.0 or end == 0.0:
+        return 0.0, "minimum" if first.slope == 0.0 else "start", (0.0, 0.0)
+    last = visits.place(end)
+    half = None if _closes(first, last) else visits.place(end / 2)
+    if half is None:
+        a, b = first, last
+    elif _closes(first, half):
+        a, b = first, half
+    elif half.loss < last.loss:
+        a, b = half, last
+    else:
+        return end, "end", (end, end)
+    a, b = _close_in(visits, a, b, evaluations, _NARROW * min(high - low, 2.0))
+    best = min(visits.places(), key=lambda place: place.loss)  # of equals the first visited
+    if best.alpha == end and best.slope * first.slope > 0:
+        return end, "end", (end, end)
+    outcome: Outcome = "start" if best.alpha == 0.0 else "minimum"
+    return best.alpha, outcome, (min(a.alpha, b.alpha), max(a.alpha, b.alpha))
+
+
+def _closes(start: _Place, far: _Place) -> bool:
+    """Tell whether the loss, falling from `start` towards `far`, has stopped falling before it gets there."""
+    return far.slope * start.slope <= 0 or far.loss > start.loss
 
 
 def _close_in(
-    visits: _Visits, far: float, evaluations: int, narrow: float
-) -> tuple[float, Outcome, tuple[float, float]]:
-    """Shrink a bracket between 0 and `far`: the slope of its first point is that of 0, of its second the opposite."""
-    a, b = 0.0, far
-    at_a, at_b = visits.slope(a), visits.slope(b)
-    flat = _FLAT * abs(at_a)
-    weight_a, weight_b = (
-        at_a,
-        at_b,
-    )  # the secant's heights: halved for an end that stays twice running (Illinois)
-    moved = ""
-    while len(visits.alphas) < evaluations and abs(b - a) > narrow and min(abs(at_a), abs(at_b)) > flat:
-        share = float(np.clip(weight_a / (weight_a - weight_b), _SAFE, 1 - _SAFE))
-        middle = a + share * (b - a)
-        slope = visits.slope(middle)
-        if slope * at_a > 0:
-            weight_b = weight_b / 2 if moved == "a" else weight_b
-            a, at_a, weight_a, moved = middle, slope, slope, "a"
+    visits: _Visits, best: _Place, other: _Place, evaluations: int, narrow: float
+) -> tuple[_Place, _Place]:
+    """Shrink a bracket: the loss falls from `best` towards `other`, and stops falling in between.
+
+    `best` is always the place of the lower loss. One of higher loss is the bracket's new other end, whatever its slope;
+    one of lower loss is the new best, and what lies behind its slope is dropped.
+    """
+    if other.loss < best.loss and other.slope * best.slope <= 0:
+        best, other = other, best
+    flat = _FLAT * abs(visits.place(0.0).slope)
+    width = before = math.inf
+    while abs(best.slope) > flat and len(visits.alphas) < evaluations:
+        width, before, oldest = abs(other.alpha - best.alpha), width, before
+        if width <= narrow:
+            break
+        slow = width > oldest / 2  # two points ago: then in halves
+        share = 0.5 if slow else _lowest_between(best, other)
+        middle = visits.place(best.alpha + share * (other.alpha - best.alpha))
+        if middle.loss > best.loss:
+            other = middle
+        elif middle.slope * best.slope > 0:
+            best = middle
         else:
-            weight_a = weight_a / 2 if moved == "b" else weight_a
-            b, at_b, weight_b, moved = middle, slope, slope, "b"
-    alpha = a if abs(at_a) < abs(at_b) else b
-    return alpha, "minimum", (min(a, b), max(a, b))
+            best, other = middle, best
+    return best, other
+
+
+def _lowest_between(best: _Place, other: _Place) -> float:
+    """Return how far from `best` to `other` the cubic through both losses and slopes is lowest, kept off the ends."""
+    span = other.alpha - best.alpha
+    falls, rises = best.slope * span, other.slope * span  # the slopes in parts of the bracket: falls < 0
+    bend = falls + rises - 3 * (other.loss - best.loss)
+    root = math.sqrt(max(bend * bend - falls * rises, 0.0))
+    below = rises - falls + 2 * root
+    share = 1 - (rises + root - bend) / below if below > 0 else 0.5
+    return min(max(share, _SAFE), 1 - _SAFE)
 
 
 def _report(
@@ -220,6 +274,7 @@ def _report(
     change = visits.losses[visits.alphas.index(alpha)] - visits.losses[0]
     measured, measured_interval = resampled_mean(change[1::2], counts[1::2], seed)
     several = searched.shape[1] > 1
+    within = _resampled_root(np.array(visits.alphas), searched, counts[0::2], seed) if several else bracket
     return LineSearch(
         low,
         high,
@@ -229,7 +284,7 @@ def _report(
         ),
         alpha,
         outcome,
-        _resampled_root(np.array(visits.alphas), searched, counts[0::2], seed) if several else bracket,
+        (min(within[0], alpha), max(within[1], alpha)),
         "resampling" if several else "bracket",
         _area(path, means) * (1 if alpha >= 0 else -1),
         measured,
@@ -273,5 +328,5 @@ def _refuse_nonfinite(losses: Vector, slopes: Matrix, alpha: float) -> None:
     if bad.size:
         raise RefusedError(
             f"the loss of chunk {bad[0]} of the data, or its slope, is not finite at {alpha:g} times the delta",
-            fix="search a narrower range, or use --dtype float32 or float64",
+            fix="search a narrower range, or use a wider --dtype (float64 is the widest)",
         )

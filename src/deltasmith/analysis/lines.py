@@ -11,7 +11,7 @@ from deltasmith.analysis.ends import Ends, Source, read_recipe, resolve_delta
 from deltasmith.analysis.line_search import LineSearch, line_search
 from deltasmith.analysis.objective import Matrix, Objective, Vector
 from deltasmith.analysis.report import DataUsed
-from deltasmith.analysis.requests import Request, Say, silent
+from deltasmith.analysis.requests import MOST_EVALUATIONS, Request, Say, silent
 from deltasmith.analysis.run import begin
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import RecipeError
@@ -27,7 +27,8 @@ _DIGITS = 4  # of alpha in a recipe: far finer than its interval
 class Followed:
     """A line through `start` (α = −1) and `end` (α = 0), and where along it the loss stops falling.
 
-    `recipe` writes the model at α, as plain data; None where no recipe says it simply.
+    `recipe` writes the model at α, as plain data, whether or not that is shown to help; None where no recipe says it
+    simply.
     """
 
     start: str
@@ -110,7 +111,7 @@ def follow(
 
     def heard(alpha: float) -> None:
         visited.append(alpha)
-        say("points of the line search", len(visited), evaluations)
+        say(f"points of the line search, at most {evaluations}", len(visited), evaluations)
 
     from deltasmith.evaluate.models.transformers_loading import memory_errors
 
@@ -125,7 +126,8 @@ def follow(
             say=heard,
         )
     notes = (*ground.loaded.notes, *line.notes, *ground.laid.notes, *_left_out(made, start))
-    written = _recipe(recipe, made, ends, start, round(found.alpha, _DIGITS))
+    changed = bool(overrides) or seed is not None
+    written = _recipe(recipe, made, ends, start, round(found.alpha, _DIGITS), changed=changed)
     return Followed(
         ends.start.name, ends.end.name, ground.laid.used, found, written, tuple(dict.fromkeys(notes))
     )
@@ -138,6 +140,8 @@ def _check(low: float, high: float, evaluations: int) -> None:
         )
     if evaluations < 3:
         raise RecipeError(f"evaluations is {evaluations}", fix="give 3 or more")
+    if evaluations > MOST_EVALUATIONS:
+        raise RecipeError(f"evaluations is {evaluations}", fix=f"give {MOST_EVALUATIONS} or fewer")
 
 
 def _left_out(recipe: Recipe | None, start: str | None) -> list[str]:
@@ -151,9 +155,9 @@ def _left_out(recipe: Recipe | None, start: str | None) -> list[str]:
 
 
 def _recipe(
-    source: Source, recipe: Recipe | None, ends: Ends, start: str | None, alpha: float
+    source: Source, recipe: Recipe | None, ends: Ends, start: str | None, alpha: float, *, changed: bool
 ) -> dict[str, Any] | None:
-    """Write the recipe of the model at `alpha`, where the line is that of one model's delta."""
+    """Write the recipe of the model at `alpha`: of one model's delta, or of what a recipe's file makes."""
     if recipe is None:
         base, model = str(start), str(source)
     elif start is None and len(recipe.models) == 1 and isinstance(recipe.base, str):
@@ -161,6 +165,8 @@ def _recipe(
         if not isinstance(entry.model, str):
             return None
         base, model = _written(recipe.base, recipe.relative_to), _written(entry.model, entry.relative_to)
+    elif isinstance(source, str | Path) and isinstance(ends.start.source, str) and not changed:
+        base, model = ends.start.source, str(source)
     else:
         return None
     return {"base": base, "models": [{"model": model}], "preset": "expo", "alpha": alpha}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from deltasmith import api
 from deltasmith.analysis.curvature import Sampled
 from deltasmith.analysis.free_memory import free_on_device, free_on_machine, require_room
+from deltasmith.analysis.requests import NothingMovesError
 from deltasmith.analysis.tokenizing import TextTokenizer, of_transformers
 from deltasmith.analysis.torch_objective import LossOf
 from deltasmith.engine.memory import DEFAULT_MEMORY
@@ -191,7 +192,7 @@ def direction(start: nn.Module, end: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         RefusedError: the two do not line up (another vocabulary, architecture, or buffer), a parameter of the end is
-            not finite, or nothing moves.
+            not finite. NothingMovesError: start and end are the same weights.
     """
     if start is end:
         raise ValueError("a direction needs two networks")
@@ -214,7 +215,7 @@ def direction(start: nn.Module, end: nn.Module) -> dict[str, Tensor]:
     for parameter in theirs.values():
         parameter.data = torch.empty(0)  # what rests is released, even while somebody still holds the network
     if not steps:
-        raise RefusedError(
+        raise NothingMovesError(
             "nothing moves: start and end of the path are the same weights",
             fix="start elsewhere (--from base, or another model), or give a recipe that changes something",
         )

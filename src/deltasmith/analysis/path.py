@@ -108,12 +108,12 @@ def _refuse_nonfinite(point: Point, t: Fraction, names: tuple[str, ...]) -> None
     if bad.size:
         raise RefusedError(
             f"the loss of chunk {bad[0]} of the data is not finite at {float(t):g} of the path",
-            fix="use --dtype float32 or float64, or leave the documents out that it comes from",
+            fix="use a wider --dtype (float64 is the widest), or leave the documents out that it comes from",
         )
     if point.slopes is not None and not np.isfinite(point.slopes).all():
         name = names[int(np.argwhere(~np.isfinite(point.slopes))[0, 1])]
         raise RefusedError(
             f"the gradient is not finite at {float(t):g} of the path",
             where=name,
-            fix="use --dtype float32 or float64",
+            fix="use a wider --dtype (float64 is the widest)",
         )

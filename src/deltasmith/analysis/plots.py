@@ -20,11 +20,11 @@ from deltasmith.analysis.drawing import (
     BLUE,
     GREY,
     RED,
-    RULE_LOOKS,
     Shading,
     bar,
     grid_name,
     hatch_absent,
+    look_of,
     shown,
     title,
 )
@@ -59,7 +59,7 @@ def path_plot(report: LossReport, file: str | Path) -> None:
         for t, estimate in ((0.0, report.start_loss), (1.0, report.end_loss)):
             bar(axes, t, estimate, BLUE)
         for place, prediction in enumerate(predictions):
-            colour, marker = RULE_LOOKS[prediction.grid.rule]
+            colour, marker = look_of(prediction.grid.rule)
             x = 1 + 0.06 * (place + 1)
             value = start + prediction.change.value
             axes.plot([x], [value], marker, color=colour, markersize=6, label=grid_name(prediction.grid))

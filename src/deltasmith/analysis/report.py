@@ -11,7 +11,7 @@ import numpy as np
 
 from deltasmith.analysis.curvature import Expansion, SecondOrder
 from deltasmith.analysis.objective import Matrix
-from deltasmith.analysis.rules import Grid, Rule
+from deltasmith.analysis.rules import RECORDS, Grid, Rule
 from deltasmith.table.names import group_of, layer_of
 
 __all__ = [
@@ -150,11 +150,11 @@ class LossReport:
     def prediction(self, which: Grid | Rule | None = None) -> Prediction:
         """Return the prediction of a grid or a rule; by default the most exact of those that were asked for.
 
-        That is the midpoint rule, then the trapezoid, then the paper's left rule. KeyError if it was not asked for.
+        Which that is, the rules' records say (`rules.RiemannRule.trust`). KeyError if it was not asked for.
         """
         by_rule = {p.grid.rule: p for p in self.predictions}
         if which is None:
-            return next(by_rule[rule] for rule in ("midpoint", "trapezoid", "left") if rule in by_rule)
+            return by_rule[min(by_rule, key=lambda rule: RECORDS[rule].trust)]
         rule = which.rule if isinstance(which, Grid) else which
         found = by_rule[rule]
         if isinstance(which, Grid) and found.grid != which:

@@ -10,9 +10,19 @@ from typing import Literal, get_args
 
 from deltasmith.analysis.rules import RULES, Grid, Rule
 from deltasmith.engine.memory import DEFAULT_MEMORY
-from deltasmith.errors import RecipeError, printable
+from deltasmith.errors import RecipeError, RefusedError, printable
 
-__all__ = ["FEW", "Precision", "Request", "Say", "SecondOrderKind", "listed", "silent"]
+__all__ = [
+    "FEW",
+    "MOST_EVALUATIONS",
+    "NothingMovesError",
+    "Precision",
+    "Request",
+    "Say",
+    "SecondOrderKind",
+    "listed",
+    "silent",
+]
 
 SecondOrderKind = Literal["none", "hessian", "fisher"]
 Precision = Literal["float32", "float64", "bfloat16"]
@@ -20,7 +30,15 @@ FEW = 8
 """Chunks below which an interval is rough."""
 Say = Callable[[str, int, int], None]
 """`say(what, done, of)`: hear how far a piece of work has come."""
+MOST_EVALUATIONS = 1_000
+"""Points of a line search, at most: what it finds is settled after a dozen."""
+_MOST = {"steps": 1_000, "probes": 10_000}
+"""Beyond these nothing becomes more exact, and the points alone would fill the memory."""
 _LEAST = {"steps": 1, "probes": 1, "batch": 1, "length": 2, "limit": 1, "threads": 1}
+
+
+class NothingMovesError(RefusedError):
+    """Start and end of a path are the same weights."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,9 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RecipeError(f"{name} is {value}", fix=f"give {least} or more")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise RecipeError(f"{name} is {getattr(self, name)}", fix=f"give {most} or fewer")
         if self.margin is not None and not (math.isfinite(self.margin) and self.margin >= 0):
             raise RecipeError(f"margin is {self.margin:g}", fix="give 0 or more, in nats per token")
 

@@ -1,17 +1,61 @@
-"""Riemann rules: at which points of a path the gradient is taken, and what each point weighs."""
+"""Riemann rules: at which points of a path the gradient is taken, and what each point weighs.
+
+A rule is a name in `Rule` and a record in `_RECORDS`; the choices of the command, the most exact of several predictions
+and the looks of the pictures follow from these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
-__all__ = ["RULES", "Grid", "Rule", "points_of"]
+__all__ = ["RECORDS", "RULES", "Grid", "RiemannRule", "Rule", "points_of"]
 
 Rule = Literal["left", "midpoint", "trapezoid"]
 """`left` is the paper's; on a quadratic loss it errs by -1/(2 steps) of d'Hd, and the other two do not err."""
-RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+@dataclass(frozen=True, slots=True)
+class RiemannRule:
+    """What there is to know of a rule."""
+
+    name: Rule
+    weights: Callable[[int], dict[Fraction, Fraction]]
+    """Weights of the points that it takes with a number of steps: points in [0, 1], weights that add up to 1."""
+    exact: bool
+    """Whether it errs nowhere on a quadratic loss, whose slope is linear along the path."""
+    trust: int
+    """Its place among the rules by how far their predictions are to be trusted, from 1, the most exact."""
+
+
+def _left(steps: int) -> dict[Fraction, Fraction]:
+    width = Fraction(1, steps)
+    return {c * width: width for c in range(steps)}
+
+
+def _midpoint(steps: int) -> dict[Fraction, Fraction]:
+    width = Fraction(1, steps)
+    return {(c + Fraction(1, 2)) * width: width for c in range(steps)}
+
+
+def _trapezoid(steps: int) -> dict[Fraction, Fraction]:
+    width = Fraction(1, steps)
+    inner = {c * width: width for c in range(1, steps)}
+    return {Fraction(0): width / 2} | inner | {Fraction(1): width / 2}
+
+
+_RECORDS = (
+    RiemannRule("left", _left, exact=False, trust=3),
+    RiemannRule(
+        "midpoint", _midpoint, exact=True, trust=1
+    ),  # where it errs, by half of the trapezoid's error
+    RiemannRule("trapezoid", _trapezoid, exact=True, trust=2),
+)
+RECORDS: Mapping[Rule, RiemannRule] = {record.name: record for record in _RECORDS}
+"""Every rule by its name."""
+RULES: tuple[Rule, ...] = tuple(RECORDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +72,13 @@ class Grid:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES or self.steps < 1:
+        if self.rule not in RECORDS or self.steps < 1:
             raise ValueError(f"no such grid: {self.rule} with {self.steps} steps")
 
     @property
     def weights(self) -> dict[Fraction, Fraction]:
         """Return the weight of every point; they add up to 1."""
-        width = Fraction(1, self.steps)
-        if self.rule == "left":
-            return {c * width: width for c in range(self.steps)}
-        if self.rule == "midpoint":
-            return {(c + Fraction(1, 2)) * width: width for c in range(self.steps)}
-        inner = {c * width: width for c in range(1, self.steps)}
-        return {Fraction(0): width / 2} | inner | {Fraction(1): width / 2}
+        return RECORDS[self.rule].weights(self.steps)
 
 
 def points_of(grids: Iterable[Grid]) -> tuple[Fraction, ...]:

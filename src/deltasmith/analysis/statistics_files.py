@@ -21,9 +21,11 @@ from deltasmith.errors import RecipeError, RefusedError, printable
 from deltasmith.evaluate.models.opening import is_recipe
 from deltasmith.evaluate.models.transformers_loading import require_transformers
 from deltasmith.formats.array_file import ArrayFile, room_for
+from deltasmith.formats.base_fingerprint import fingerprint
 from deltasmith.formats.opening import open_model
 from deltasmith.formats.system import resource_error
 from deltasmith.recipe.model import Recipe
+from deltasmith.recipe.statistics import FINGERPRINT, MODEL, on_disk
 from deltasmith.table.checkpoint import Floats
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ __all__ = ["FORMAT", "GRAM_MEMORY", "Kind", "Saved", "check_place", "save", "sto
 
 Kind = Literal["gradient", "fisher", "gram"]
 FORMAT = "deltasmith-stats-1"
-"""What the file's metadata calls its format; beside it stand the kind and the number of examples."""
+"""What the file's metadata calls its format; beside it stand the kind, the number of examples, and whose they are."""
 
 GRAM_MEMORY = 4 << 30
 """Bytes of Gram matrices that are collected at once unless another number is given."""
@@ -85,7 +87,8 @@ def save(
     `fisher`). `gram`: X'X / tokens of the inputs X of every linear layer, (in, in), as `NAME::gram` (the merge
     `regmean`, and `pack --statistics`). `model` and `data` are what `loss` takes; a `.npz` of labelled inputs asks
     for a classifier. `memory` bounds the Gram matrices, in bytes: where they do not fit at once, the data are read
-    again for every group of layers; the file does not depend on it.
+    again for every group of layers; the file does not depend on it. Of a model on disk the file keeps name and
+    fingerprint, and who reads it refuses it for another model.
 
     Tensors are called as the checkpoint calls them, and written in float32 whatever `dtype` is. A second copy of the
     weights is needed for `gradient` and `fisher`.
@@ -105,13 +108,13 @@ def save(
     require_transformers("taking a statistic", "analysis")
     from deltasmith.analysis import statistics  # torch, from here on
 
-    shapes = _shapes(model)
+    shapes, taken_of = _shapes(model), _whose(model, stop or Stop())
     ready = statistics.prepare(
         model, data, device=device, dtype=dtype, batch=batch, length=length, limit=limit, stop=stop
     )
     names = stored_names({n: tuple(p.shape) for n, p in ready.parameters.items()}, shapes, ready.name)
     run = statistics.Run(ready, names, seed, memory, stop or Stop(), say)
-    metadata = {"format": FORMAT, "kind": kind, "examples": str(ready.examples)}
+    metadata = {"format": FORMAT, "kind": kind, "examples": str(ready.examples), **taken_of}
     compute: Mapping[Kind, Callable[[], Iterator[Written]]] = {
         "gradient": run.gradient,
         "fisher": run.fisher,
@@ -165,18 +168,35 @@ def _shapes(model: str | Path | Mapping[str, Any] | Recipe) -> dict[str, tuple[i
     return {spec.name: spec.shape for spec in specs if spec.dtype.floating}
 
 
+def _whose(model: str | Path | Mapping[str, Any] | Recipe, stop: Stop) -> dict[str, str]:
+    """Return name and fingerprint of a model on disk, as the file keeps them; nothing of what is computed."""
+    if is_recipe(model):
+        return {}
+    opened = open_model(str(model))
+    checkpoint = on_disk(opened)
+    if checkpoint is None:
+        return {}
+    return {MODEL: opened.name, FINGERPRINT: fingerprint(checkpoint, lambda: stop.asked)}
+
+
 def check_place(out: Path, model: object, *, overwrite: bool) -> None:
     """Refuse a place where the statistics of a model may not be written, before anything is computed.
 
     Raises:
         RecipeError: it is not called .safetensors. RefusedError: there is a file, which is not to be overwritten, or a
-            folder; or it lies in the model's own folder.
+            folder; it lies in the model's own folder, or in a folder that does not exist.
     """
     if out.suffix != ".safetensors":
         raise RecipeError(
             f"a statistics file cannot be called {printable(out.name)}", fix="name it .safetensors"
         )
     _refuse_existing(out, overwrite=overwrite)
+    if not out.parent.is_dir():
+        raise RefusedError(
+            "there is no such folder to write into",
+            where=printable(str(out.parent)),
+            fix="make it first, or correct the path",
+        )
     if (
         isinstance(model, str | Path)
         and Path(model).is_dir()
@@ -222,7 +242,6 @@ def _fresh(out: Path) -> Iterator[Path]:
     """Yield a path beside `out`, which takes its place at the end and is gone after an error."""
     path = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         yield path
         path.replace(out)
     except OSError as cause:
@@ -237,5 +256,5 @@ def _refuse_nonfinite(name: str, values: Floats) -> None:
         raise RefusedError(
             "a value of the statistic is not finite",
             where=printable(name),
-            fix="use --dtype float32 or float64, or leave the documents out that it comes from",
+            fix="use a wider --dtype (float64 is the widest), or leave the documents out that it comes from",
         )

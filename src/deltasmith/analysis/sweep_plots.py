@@ -16,11 +16,11 @@ from deltasmith.analysis.drawing import (
     GREY,
     LONG_RANGE,
     ORANGE,
-    RULE_LOOKS,
     Shading,
     bar,
     grid_name,
     hatch_absent,
+    look_of,
     shown,
     title,
 )
@@ -68,7 +68,7 @@ def _line(sweep: Sweep, file: str | Path) -> None:
         axes.axhspan(-sweep.margin, sweep.margin, color=BAND, linewidth=0, label="margin")
         axes.axhline(0.0, color=GREY, linewidth=0.8)
         for grid in sweep.grids:
-            colour, marker = RULE_LOOKS[grid.rule]
+            colour, marker = look_of(grid.rule)
             found = [
                 {p.grid: p.change.value for p in point.predictions}.get(grid, math.nan) for point in points
             ]

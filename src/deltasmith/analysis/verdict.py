@@ -53,9 +53,9 @@ def default_margin(start_loss: float, base_loss: float | None) -> Margin:
     if base_loss is None:
         return Margin(_UNKNOWN, "the default where it is not known what fine-tuning gained")
     gain = base_loss - start_loss
-    if gain <= 0:
+    if gain < 0:
         return Margin(
-            _SMALLEST, f"the least there is: fine-tuning gained nothing on these data ({-gain:+.4f})"
+            _SMALLEST, f"the least there is: fine-tuning raised the loss on these data, by {-gain:.4f}"
         )
     if _SHARE * gain < _SMALLEST:
         return Margin(_SMALLEST, f"the least there is: fine-tuning gained only {gain:.4f} on these data")

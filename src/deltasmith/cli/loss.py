@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deltasmith.analysis.rules import RULES
 from deltasmith.cli.options import (
     Size,
     json_option,
@@ -55,28 +56,38 @@ def _question_options(function: Any) -> Any:
             "--from",
             "start",
             metavar="base|LABEL|MODEL",
-            help="Where the path begins; default: the recipe's one model, or the base of several.",
+            help="Where the path begins: the base, one of the recipe's models by its label or its folder's name, or any"
+            " model; default: the recipe's one model, or the base of several.",
         ),
         click.option(
             "--rule",
             "rules",
             multiple=True,
-            type=click.Choice(["left", "midpoint", "trapezoid"]),
+            type=click.Choice(RULES),
             help="How slopes become a prediction; repeatable, default: all. The paper's is left.",
         ),
         click.option(
-            "--steps", type=click.IntRange(1), default=5, show_default=True, help="Parts of the path."
+            "--steps",
+            type=click.IntRange(1),
+            default=5,
+            show_default=True,
+            help="Parts of the path, 1000 at most.",
         ),
         click.option(
             "--second-order",
             type=click.Choice(["none", "hessian", "fisher"]),
             default="none",
             show_default=True,
-            help="Estimate what a random edit (DARE, DELLA) costs on average over its masks; hessian: also what "
-            "the start alone foretells of this edit.",
+            help="Estimate what a random edit (DARE, DELLA) costs on average over its masks, by the curvature around"
+            " the edit's mean, the recipe without it. hessian: also what slope and curvature at the start alone"
+            " foretell of this edit, before the edited weights are looked at.",
         ),
         click.option(
-            "--probes", type=click.IntRange(1), default=8, show_default=True, help="Of the second order."
+            "--probes",
+            type=click.IntRange(1),
+            default=8,
+            show_default=True,
+            help="Of the second order, 10000 at most.",
         ),
         click.option(
             "--margin",
@@ -101,7 +112,9 @@ def _question_options(function: Any) -> Any:
         click.option(
             "--sweep",
             metavar="AXES",
-            help='Instead: the change at many settings, "k=-1:1:0.25, p=0.1:0.9:0.2" say.',
+            help='Instead: the change at many settings, "k=-1:1:0.25, p=0.1:0.9:0.2" say. Each is NAME=LOW:HIGH:STEP or'
+            " NAME=A|B|C. NAME: p or rate (1 - density), density, k, scale, weight, seed, any field of the recipe's"
+            " operations, or one operation's (drop.density), or a path as --set takes it.",
         ),
     )[::-1]:
         function = option(function)
@@ -169,7 +182,8 @@ def _place_options(function: Any) -> Any:
             "gradient",
             type=_FILE,
             metavar="FILE",
-            help="Write the mean gradient at the start of the path, for `bias_by_gradient`.",
+            help="Write the mean gradient at the start of the path, for `bias_by_gradient`. With --save-*, RECIPE may"
+            " be a model without --from: then nothing moves, and its loss is shown.",
         ),
         click.option(
             "--save-fisher",
@@ -207,17 +221,27 @@ def command(recipe: str, **options: Any) -> None:
     2410.13841). The class, competitive, decreased or improved, compares the measured change with a margin: a line
     of ours, the paper draws none. Needs the extra [analysis].
     """
+    from deltasmith.analysis.requests import NothingMovesError
     from deltasmith.analysis.sweep import InterruptedSweepError
     from deltasmith.cli.display import interruptible
 
     written = {name: options.pop(name) for name in ("out", "overwrite", *_STATISTICS)}
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
+    saves = any(written[kind] is not None for kind in _STATISTICS)
+    if quiet and not (as_json or saves or written["out"] is not None):
+        raise click.UsageError("--quiet would show nothing; give --out, --json or --save-* with it")
+    still = saves and _at_rest(recipe, options)
     _check(recipe, written, options)
     interrupted, notes = None, []
     with _listener(quiet or as_json) as say, interruptible("point") as stop:
         options |= {"say": say, "stop": stop}
         try:
-            found = _ask(recipe, dict(options))
+            try:
+                found = _ask(recipe, dict(options), still=still)
+            except NothingMovesError:
+                if not saves:
+                    raise
+                found = _ask(recipe, dict(options), still=True)
             notes = _save(recipe, written, options)
         except InterruptedSweepError as error:
             if error.sweep is None:
@@ -261,21 +285,39 @@ def _check(recipe: str, written: dict[str, Any], options: dict[str, Any]) -> Non
 
 def _start(recipe: str, options: dict[str, Any]) -> End:
     """Find the model where the path starts."""
-    from deltasmith.analysis.ends import read_recipe, resolve
+    from deltasmith.analysis.ends import plain, read_recipe, resolve
 
     made = read_recipe(recipe, options["overrides"], options["seed"])
+    if made is None and options["start"] is None:
+        return plain(recipe)
     return resolve(recipe, made, options["start"]).start
 
 
-def _ask(recipe: str, options: dict[str, Any]) -> Any:
-    """Run the analysis that the options call for."""
+def _at_rest(recipe: str, options: dict[str, Any]) -> bool:
+    """Tell whether statistics alone can be wanted, because there is no path; refuse what asks for one."""
+    from deltasmith.analysis.standing import at_rest
+
+    if not at_rest(recipe, options["start"]):
+        return False
+    if options["line"] is not None or options["sweep"] is not None:
+        raise click.UsageError("a model alone has no path to search or sweep; give --from, or leave them out")
+    return True
+
+
+def _ask(recipe: str, options: dict[str, Any], *, still: bool) -> Any:
+    """Run the analysis that the options call for; where nothing moves, take the loss there."""
     line, axes, evaluations = (options.pop(name) for name in ("line", "sweep", "evaluations"))
-    options["rules"] = options["rules"] or ("left", "midpoint", "trapezoid")
+    options["rules"] = options["rules"] or RULES
+    if still or line is not None:
+        for name in ("rules", "steps", "second_order", "probes", "margin"):
+            del options[name]
+    if still:
+        from deltasmith.analysis.standing import stand
+
+        return stand(recipe, **options)
     if line is not None:
         from deltasmith.analysis.lines import follow
 
-        for name in ("rules", "steps", "second_order", "probes", "margin"):
-            del options[name]
         return follow(recipe, *line, evaluations=evaluations, **options)
     if axes is not None:
         from deltasmith.analysis.sweep import sweep
@@ -334,7 +376,10 @@ def _draw(found: Any, folder: Path) -> None:
     from deltasmith.analysis import plots
     from deltasmith.analysis.lines import Followed
     from deltasmith.analysis.report import LossReport
+    from deltasmith.analysis.standing import Standing
 
+    if isinstance(found, Standing):
+        return
     if isinstance(found, LossReport):
         plots.path_plot(found, folder / "path.png")
         plots.heatmap(found, None, folder / "heatmap.png")

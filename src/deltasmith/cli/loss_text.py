@@ -11,8 +11,10 @@ from deltasmith.cli.options import console
 from deltasmith.errors import printable
 
 if TYPE_CHECKING:
+    from deltasmith.analysis.line_search import LineSearch
     from deltasmith.analysis.lines import Followed
     from deltasmith.analysis.report import DataUsed, Estimate, LossReport
+    from deltasmith.analysis.standing import Standing
     from deltasmith.analysis.sweep_records import Sweep
 
 __all__ = ["show"]
@@ -26,13 +28,16 @@ _MEANING = {
 }
 
 
-def show(found: LossReport | Followed | Sweep) -> None:
+def show(found: LossReport | Followed | Sweep | Standing) -> None:
     """Print what an analysis has found."""
     from deltasmith.analysis.lines import Followed
     from deltasmith.analysis.report import LossReport
+    from deltasmith.analysis.standing import Standing
 
     if isinstance(found, LossReport):
         _report(found)
+    elif isinstance(found, Standing):
+        _standing(found)
     elif isinstance(found, Followed):
         _line(found)
     else:
@@ -54,7 +59,7 @@ def _report(report: LossReport) -> None:
     click.echo()
     table = _table("rule", "predicted", "95 % interval", "predicted − measured", "of measured")
     for p in report.predictions:
-        share = f"{p.error / measured.value:+.0%}" if abs(measured.value) > report.margin else ""
+        share = f"{p.error / measured.value:+.0%}" if abs(measured.value) > report.margin else "—"
         rule = f"{p.grid.rule}, {_count(p.grid.steps, 'step')}"
         table.add_row(rule, f"{p.change.value:+.4f}", _interval(p.change), f"{p.error:+.4f}", share)
     table.add_row("measured", f"{measured.value:+.4f}", _interval(measured), "", "")
@@ -62,6 +67,15 @@ def _report(report: LossReport) -> None:
     _contributions(report)
     _expansion(report)
     _second_order(report)
+
+
+def _standing(found: Standing) -> None:
+    loss = found.loss
+    interval = "" if math.isnan(loss.low) else f" [{loss.low:.4f}, {loss.high:.4f}]"
+    click.echo(
+        f"nothing moves: the loss of {printable(found.model, 80)} is {loss.value:.4f}{interval} "
+        f"nats per {found.data.unit}, on {_used(found.data)}"
+    )
 
 
 def _contributions(report: LossReport) -> None:
@@ -74,7 +88,7 @@ def _contributions(report: LossReport) -> None:
         total = sum(map(abs, sums.values())) or 1.0
         order = sorted(sums, key=lambda name: -abs(sums[name]))
         click.echo()
-        table = _table(f"{group} (by the {best.grid.rule} rule)", "adds", "share")
+        table = _table(f"{group} (by the {best.grid.rule} rule)", "adds", "share of Σ|adds|")
         for name in order[:_SHOWN]:
             value = sums[name]
             table.add_row(escape(printable(name, 120)), f"{value:+.4f}", f"{abs(value) / total:.1%}")
@@ -123,15 +137,12 @@ def _second_order(report: LossReport) -> None:
 
 def _line(found: Followed) -> None:
     search = found.search
-    where = {
-        "minimum": "the loss is lowest",
-        "end": "the loss still falls at the end of the range",
-        "start": "the loss only falls outside the range",
-    }[search.outcome]
-    advice = {"extrapolate": "extrapolate", "interpolate": "interpolate", "stay": "stay"}[search.advises]
     low, high = search.interval
     from_what = "95 % interval" if search.interval_from == "resampling" else "bracket"
-    click.echo(f"{advice}: α = {search.alpha:+.3f} ({from_what} [{low:+.3f}, {high:+.3f}]), where {where}")
+    alpha = f"α = {search.alpha:+.3f} ({from_what} [{low:+.3f}, {high:+.3f}])"
+    click.echo(
+        _stay(search, alpha) if search.advises == "stay" else f"{search.advises}: {_where(search, alpha)}"
+    )
     interval = (
         "" if search.measured_interval is None else " [{:+.4f}, {:+.4f}]".format(*search.measured_interval)
     )
@@ -145,12 +156,42 @@ def _line(found: Followed) -> None:
     for e in sorted(search.evaluations, key=lambda e: e.alpha):
         table.add_row(f"{e.alpha:+.3f}", f"{e.slope:+.4f}", f"{e.search_loss:.4f}", f"{e.held_out_loss:.4f}")
     console().print(table)
-    if found.recipe is not None:
-        import yaml
+    if search.advises != "stay":
+        _use(found)
 
-        click.echo()
-        click.echo(yaml.safe_dump(dict(found.recipe), sort_keys=False, allow_unicode=True).rstrip())
-        click.echo()
+
+def _where(search: LineSearch, alpha: str) -> str:
+    """Say what is at α, on the data searched on."""
+    what = "still falls at the end of the range" if search.outcome == "end" else "is lowest"
+    return f"{alpha}, where the loss {what}"
+
+
+def _stay(search: LineSearch, alpha: str) -> str:
+    """Say why there is nowhere to go."""
+    if search.alpha == 0:
+        found = "the loss is lowest" if search.outcome == "minimum" else "no visited point has a lower loss"
+        return f"stay: {alpha}, where {found}"
+    if search.measured_interval is None:
+        why = "one chunk was held out, which has no interval"
+    else:
+        why = "on the half held out the interval of the change is not below 0"
+    return f"stay: {_where(search, alpha)} on the half searched on, but it is not shown to help: {why}"
+
+
+def _use(found: Followed) -> None:
+    """Say how the model at α is made."""
+    click.echo()
+    if found.recipe is None:
+        click.echo(
+            f"to use it: write {printable(found.end, 80)} with `deltasmith merge`, and extrapolate that from "
+            f"{printable(found.start, 80)} with the preset `expo`, alpha: {found.search.alpha:.4f}"
+        )
+        return
+    import yaml
+
+    click.echo("to use it, as a recipe:")
+    click.echo(yaml.safe_dump(dict(found.recipe), sort_keys=False, allow_unicode=True).rstrip())
+    click.echo()
 
 
 def _sweep(sweep: Sweep) -> None:

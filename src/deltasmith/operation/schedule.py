@@ -19,6 +19,7 @@ __all__ = [
     "Fraction",
     "Number",
     "PerTensor",
+    "Positive",
     "Rate",
     "Schedulable",
     "is_schedule",
@@ -118,6 +119,7 @@ Number = Annotated[float, Field(allow_inf_nan=False), *_schedulable]
 Density = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False), *_schedulable]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), *_schedulable]
 Factor = Annotated[float, Field(ge=0.0, allow_inf_nan=False), *_schedulable]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False), *_schedulable]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), *_schedulable]
 
 

@@ -29,6 +29,7 @@ from deltasmith.planning.plan import Plan
 from deltasmith.recipe.build import Built, build
 from deltasmith.recipe.checks import from_dict, is_recipe_file, load
 from deltasmith.recipe.model import to_mapping
+from deltasmith.recipe.statistics import refuse_of_another
 from deltasmith.table.checkpoint import Checkpoint, Floats, SourceFile, Spec, raw_into, read_difference
 
 __all__ = ["CellValues", "Material", "PlanModel", "Rooms", "cell_of", "gather", "open_statistics", "task_of"]
@@ -115,6 +116,7 @@ def gather(base: OpenedModel, model: str, label: str, threads: int, stop: Stop) 
 
 
 def _from_plan(built: Built, name: str, label: str, threads: int, stop: Stop) -> Material:
+    built.refuse_foreign_statistics(lambda: stop.asked)
     model = PlanModel(built.plan, threads, 1 << 18, stop)
     inputs = tuple((inner, opened) for inner, opened in built.opened() if inner != "base")
     recipe = repr(to_mapping(built.recipe))
@@ -211,10 +213,12 @@ def _gram(spec: Spec, statistics: Checkpoint | None) -> Callable[[], Floats] | N
     return read
 
 
-def open_statistics(path: str | Path | None) -> tuple[Checkpoint | None, tuple[str, ...]]:
+def open_statistics(
+    path: str | Path | None, material: Material, stop: Stop
+) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """Open a statistics file (one `NAME::gram` per matrix) and return it with a note that names its contents.
 
-    Raises DamagedInputError if it is none.
+    Raises DamagedInputError if it is none, RefusedError if it was taken of another model than the one to be packed.
     """
     if path is None:
         return None, ()
@@ -225,5 +229,8 @@ def open_statistics(path: str | Path | None) -> tuple[Checkpoint | None, tuple[s
             where=printable(str(path)),
             fix="it holds one `NAME::gram` per matrix",
         )
+    if not material.recipe:
+        for label, model in material.opened:
+            refuse_of_another(label, model, opened, lambda: stop.asked)
     digest = sha256_of(opened.files[0].path)
     return opened.checkpoint, (f"errors weighed by {printable(opened.name, 80)} (sha256 {digest[:16]}…)",)

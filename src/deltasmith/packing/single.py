@@ -104,7 +104,7 @@ def prepare(
     """Open base, model and statistics, and line the tensors up. Raises what `pack` raises before it codes."""
     ground = open_base(str(base))
     material = gather(ground, str(model), label_for(model, label), resources.threads, resources.stop)
-    grams, told = open_statistics(statistics)
+    grams, told = open_statistics(statistics, material, resources.stop)
     cells, notes = cells_of(ground, material, seed, grams)
     return Ready(ground, material, cells, (*notes, *told))
 

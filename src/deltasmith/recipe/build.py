@@ -5,7 +5,7 @@ Reads headers and small files only. Everything that headers and recipe can show 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from deltasmith.formats.tokenizer import compare_templates, compare_vocabularies
 from deltasmith.planning.align import Wishes, align
 from deltasmith.planning.plan import Column, EditRule, Plan
 from deltasmith.recipe.model import ModelEntry, Recipe
-from deltasmith.recipe.statistics import open_statistics, refuse_unfit
+from deltasmith.recipe.statistics import open_statistics, refuse_of_another, refuse_unfit
 from deltasmith.recipe.together import reader_of
 from deltasmith.table.checkpoint import Checkpoint
 
@@ -61,16 +61,26 @@ class Built:
     def inputs(self) -> Iterator[tuple[str, OpenedModel]]:
         """Yield everything that is read, with its label: every model on disk, then the statistics beside them."""
         yield from self.opened()
-        yield from self._statistics()
+        yield from ((f"{label}/statistics", file) for label, _, file in self._statistics())
 
-    def _statistics(self) -> Iterator[tuple[str, OpenedModel]]:
+    def refuse_foreign_statistics(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Refuse statistics files of other models than the ones they stand beside; see `refuse_of_another`.
+
+        Not part of building, which reads headers only: this may read whole models.
+        """
+        for label, model, file in self._statistics():
+            if isinstance(model, OpenedModel):
+                refuse_of_another(label, model, file, stopped)
+
+    def _statistics(self) -> Iterator[tuple[str, OpenedModel | Built, OpenedModel]]:
+        """Yield every statistics file with the label of its model, and the model."""
         for label, model, file in zip(self.recipe.labels, self.models, self.statistics, strict=True):
             if file is not None:
-                yield f"{label}/statistics", file
+                yield label, model, file
             if isinstance(model, Built):
-                yield from ((f"{label}/{inner}", read) for inner, read in model._statistics())
+                yield from ((f"{label}/{inner}", of, read) for inner, of, read in model._statistics())
         if isinstance(self.base, Built):
-            yield from ((f"base/{inner}", read) for inner, read in self.base._statistics())
+            yield from ((f"base/{inner}", of, read) for inner, of, read in self.base._statistics())
 
 
 def _labelled(label: str, model: OpenedModel | Built) -> Iterator[tuple[str, OpenedModel]]:

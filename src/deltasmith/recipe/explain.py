@@ -80,6 +80,8 @@ class Explanation:
     dialects: tuple[tuple[Dialect, str], ...]
     sameness: Sameness
     spaces: tuple[str, ...]
+    statistics: str = ""
+    """The kind of the file that is read beside every model; empty if none is."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def explain(name: str, dialect: Dialect = "paper") -> Explanation:
         dialects=tuple((d, _dialect_words(name, d)) for d in offered),
         sameness=_sameness(parts),
         spaces=last.spaces if issubclass(last, Merge) else ("delta",),
+        statistics=_statistics(name, parts),
     )
 
 
@@ -149,6 +152,9 @@ def render(explanation: Explanation, width: int = 100) -> str:
     for title, text in (("Source", e.source), ("When not to use it", e.avoid)):
         if text:
             lines += [*textwrap.wrap(f"{title}: {text}", width, subsequent_indent="  "), ""]
+    if e.statistics:
+        lines += ["Statistics: of each model, on its own data (needs the extra [analysis]):", ""]
+        lines += [f"    {_saving(e.statistics)}", ""]
     lines += ["Dialects:"]
     for dialect, words in e.dialects:
         lines += textwrap.wrap(f"{dialect}: {words}", width, initial_indent="  ", subsequent_indent="    ")
@@ -163,6 +169,15 @@ def field_text(field: FieldLine, width: int) -> list[str]:
     kind = " ".join(part for part in (field.kind, field.limits) if part)
     head = f"  {field.name}: {', '.join([kind, *notes, default])}"
     return [head, *textwrap.wrap(field.meaning, width, initial_indent="      ", subsequent_indent="      ")]
+
+
+def _saving(kind: str) -> str:
+    """Return the command that writes a file of statistics."""
+    return f"deltasmith loss ./math --from ./math --data FILE --save-{kind} {_file_of('./math', kind)}"
+
+
+def _file_of(model: str, kind: str) -> str:
+    return f"{model}.{kind}.safetensors"
 
 
 Part = tuple[Kind, "type[Edit] | type[Merge]", str]
@@ -274,6 +289,12 @@ def _line(name: str, info: FieldInfo, defaults: dict[str, Any], *, per_label: bo
     )
 
 
+def _statistics(name: str, parts: list[Part]) -> str:
+    """Return the kind of file that a method's edits or its merge read, empty if none."""
+    of_edits = [record.statistics for _, record, _ in parts if issubclass(record, Edit)]
+    return next(filter(None, of_edits), FACTS[name].statistics)
+
+
 def _written(value: Any) -> str:
     text = to_yaml(list(value) if isinstance(value, tuple) else value)
     return text.removesuffix("...\n").strip()
@@ -311,12 +332,12 @@ def _expansion(name: str, dialect: Dialect, last: type[Edit] | type[Merge]) -> s
         written = {name: fields} if fields else name
         if not issubclass(last, Edit):
             return to_yaml({"merge": written})
-        beside = {"statistics": f"./math.{last.statistics}.safetensors"} if last.statistics else {}
+        beside = {"statistics": _file_of("./math", last.statistics)} if last.statistics else {}
         return to_yaml({"edits": [written], **beside})
     models: list[dict[str, Any]] = [{"model": f"./{label}", "label": label} for label in ("math", "code")]
     if "statistics" in last.model_fields:
         for model in models:
-            model["statistics"] = f"{model['model']}.statistics.safetensors"
+            model["statistics"] = _file_of(model["model"], FACTS[name].statistics)
     recipe = {"base": "./base", "models": models[:1] if name == "expo" else models, "preset": name, **fields}
     if name == "fedavg":
         recipe["examples"] = {"math": 7000, "code": 3000}

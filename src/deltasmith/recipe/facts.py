@@ -17,7 +17,9 @@ __all__ = ["FACTS", "Fact"]
 class Fact:
     """A formula, its source and its limits.
 
-    `mergekit` is a caution about that dialect; `example` gives values for fields without a default.
+    `mergekit` is a caution about that dialect; `example` gives values for fields without a default, and tests run the
+    method with it; `statistics` is the kind of file that a merge reads beside its models (an edit's record says its
+    own).
     """
 
     formula: str
@@ -25,6 +27,7 @@ class Fact:
     avoid: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
     mergekit: str = ""
+    statistics: str = ""
 
 
 _TIES = "Yadav et al. 2023, arXiv 2306.01708"
@@ -208,9 +211,13 @@ FACTS: Mapping[str, Fact] = {
         "sum(c F W) / sum(c F), c = w / |F|, F the diagonal Fisher information",
         _FISHER,
         _STATISTICS,
+        statistics="fisher",
     ),
     "fisher_added": Fact(
-        "sum(c (F + floor) W) / sum(c (F + floor)), c = w / (|F| + floor)", _FISHER, _STATISTICS
+        "sum(c (F + floor) W) / sum(c (F + floor)), c = w / (|F| + floor)",
+        _FISHER,
+        _STATISTICS,
+        statistics="fisher",
     ),
     "iso_c": Fact("A = sum(w d) = U S V'; mean(S) U V'", _ISO, _MATRICES),
     "iso_cts": Fact(
@@ -282,6 +289,7 @@ FACTS: Mapping[str, Fact] = {
         "W' = (sum(w G))^-1 sum(w G W'), G = X'X of each layer's inputs",
         "Jin et al. 2022, arXiv 2212.09849",
         f"{_STATISTICS} With few examples the sum of the Grams is singular.",
+        statistics="gram",
     ),
     "sce": Fact(
         "c = share of squared deltas where variance is highest; sum(c w d) / sum(c w) over those that agree",

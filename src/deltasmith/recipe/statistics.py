@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 
 from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, printable
+from deltasmith.formats.base_fingerprint import fingerprint
 from deltasmith.formats.opening import OpenedModel, open_model
 from deltasmith.operation.protocols import Edit
 from deltasmith.planning.plan import Plan
 from deltasmith.recipe.model import ModelEntry, Recipe
 from deltasmith.recipe.together import reader_of
+from deltasmith.table.checkpoint import Checkpoint
 
-__all__ = ["open_statistics", "refuse_unfit"]
+__all__ = ["FINGERPRINT", "MODEL", "on_disk", "open_statistics", "refuse_of_another", "refuse_unfit"]
 
 _FORMAT = "deltasmith-stats-1"
 _SHOWN = 8
+
+MODEL, FINGERPRINT = "model", "model_fingerprint"
+"""Where a statistics file's metadata keep the name and the fingerprint of the model they were taken of."""
 
 
 def open_statistics(recipe: Recipe) -> tuple[OpenedModel | None, ...]:
@@ -85,3 +91,34 @@ def refuse_unfit(plan: Plan) -> None:
             raise RefusedError(
                 f"{what}: {', '.join(problems[:_SHOWN])}{more}", fix="collect them on this very model"
             )
+
+
+def on_disk(model: OpenedModel) -> Checkpoint | None:
+    """Return the checkpoint of a model that lies whole on disk; None for an adapter or any delta."""
+    return None if model.packed is not None or model.trainer is not None else model.checkpoint
+
+
+def refuse_of_another(
+    label: str, model: OpenedModel, file: OpenedModel, stopped: Callable[[], bool] = lambda: False
+) -> None:
+    """Refuse statistics that were taken of another model, as far as the file and the model tell.
+
+    Reads every byte of the model once, and remembers what it was while the files do not change. A file without a
+    fingerprint is accepted, and so is any for a model that does not lie whole on disk.
+
+    Raises:
+        RefusedError: the fingerprint in the file is not the model's. InterruptedRunError: `stopped` became true.
+    """
+    metadata: Mapping[str, str] = getattr(file.checkpoint, "metadata", {})
+    checkpoint, wanted = on_disk(model), metadata.get(FINGERPRINT)
+    if wanted is None or checkpoint is None or fingerprint(checkpoint, stopped) == wanted:
+        return
+    place = shlex.quote(printable(str(model.folder or model.files[0].path)))
+    kind = metadata.get("kind", "")
+    option = f"--save-{kind}" if kind in ("gradient", "fisher", "gram") else "--save-KIND"
+    raise RefusedError(
+        f"the statistics of {printable(label)} were taken of another model "
+        f"({printable(metadata.get(MODEL, 'unnamed'), 60)})",
+        where=printable(file.source),
+        fix=f"take its own: deltasmith loss {place} --from {place} --data FILE {option} FILE.safetensors",
+    )

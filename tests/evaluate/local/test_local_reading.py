@@ -11,14 +11,14 @@ from deltasmith.evaluate.local.reading import by_id, digest_of, read_records
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b'{"a": 1}\n{"a": \n', "it is not JSON in {path}:2"),
-        (b'{"a": 1}\n\n[1]\n', "it is no JSON object in {path}:3"),
-        (b"[1]\n", "it is no JSON object in {path}:[0]"),
-        (b'[{"a": 1}, 2]', "it is no JSON object in {path}:[1]"),
+        (b'{"a": 1}\n{"a": \n', "invalid JSON in {path}:2"),
+        (b'{"a": 1}\n\n[1]\n', "no JSON object in {path}:3"),
+        (b"[1]\n", "no JSON object in {path}:[0]"),
+        (b'[{"a": 1}, 2]', "no JSON object in {path}:[1]"),
         (b"", "it holds no question in {path}"),
         (b"\n \n", "it holds no question in {path}"),
         (b'{"a": 1}\n{"a": "\xff"}\n', "it is not UTF-8 text in {path}:2"),
-        (b"[" * 100_000, "it is not JSON in {path}"),
+        (b"[" * 100_000, "invalid JSON in {path}"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_line(tmp_path, content, what):

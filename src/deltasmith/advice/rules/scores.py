@@ -10,6 +10,10 @@ from deltasmith.advice.facts import Facts
 __all__ = ["KEEPS", "RULES"]
 
 KEEPS = 0.9
+_AGAINST = {
+    "prune": "change of the mean loss per token against the model that is pruned",
+    "merge": "change of the mean loss per token against the base",
+}
 
 
 def _dppa(rule: Rule, facts: Facts) -> tuple[Evidence, ...]:
@@ -41,7 +45,7 @@ def _loss(rule: Rule, facts: Facts) -> tuple[Evidence, ...]:
             loss.method,
             f"{loss.measured:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}], predicted {loss.predicted:+.4f}"
             + (", {:.4f} [{:+.4f}, {:+.4f}] above the least".format(*loss.above) if loss is not best else ""),
-            "change of the mean loss per token against the models it is made of",
+            _AGAINST[facts.goal],
         )
         for loss in facts.losses
     ]
@@ -51,9 +55,10 @@ def _loss(rule: Rule, facts: Facts) -> tuple[Evidence, ...]:
             rule.found("data", "", "the data are one chunk and have no interval: give more documents"),
         )
     near = tuple(loss.method for loss in facts.losses if loss is best or loss.above[1] <= 0)
+    others = ", ".join(method for method in near if method != best.method)
     number = f"{best.measured:+.4f}"
-    says = f"least loss: {best.method}" + (
-        "; the others named are not shown to be above it" if near[1:] else ""
+    says = f"least loss: {best.method}; " + (
+        f"not shown to be above it: {others}" if others else "all others are shown to be above it"
     )
     return (*found, rule.found("data", number, says, "keeps", near))
 

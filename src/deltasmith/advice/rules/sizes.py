@@ -31,7 +31,7 @@ def _absolute(rule: Rule, facts: Facts) -> tuple[Evidence, ...]:
             says = "between what is known to work and what is known to fail"
         else:
             says = "where dropping 90 % cost a 13 B model little"
-        found.append(rule.found(model.label, number, says))
+        found.append(rule.found(model.label, number, f"{says}; decides nothing alone"))
     return tuple(found)
 
 

@@ -126,10 +126,10 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as cause:
-        raise DamagedInputError("it is not JSON", where=where, fix="give one JSON object per line") from cause
+        raise DamagedInputError("invalid JSON", where=where, fix="give one JSON object per line") from cause
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise DamagedInputError("it is no JSON object", where=where, fix="give one JSON object per line")
+        raise DamagedInputError("no JSON object", where=where, fix="give one JSON object per line")
     return value
