@@ -41,9 +41,7 @@ def readable(work: Path, label: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if not (folder / path.name).exists() and path.name != "tokenizer.json":
-            (folder / path.name).hardlink_to(
-                path
-            )  # of a link that leads out of its folder a model is not read
+            (folder / path.name).hardlink_to(path)  # a symbolic link that leads out of its folder is refused
     tokenizer = json.loads((source / "tokenizer.json").read_text())
     tokenizer["model"] = {"type": "WordLevel", "vocab": tokenizer["model"]["vocab"], "unk_token": "<unk>"}
     tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
