@@ -56,7 +56,7 @@ def cases(method: str, dialect: str | None = None) -> list[Case]:
     return found
 
 
-def close(got: Any, expected: Any, case: Case) -> None:
+def assert_close(got: Any, expected: Any, case: Case) -> None:
     """Assert |got - expected| <= atol + rtol * |expected| elementwise, and equal shapes."""
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     assert got.shape == expected.shape, (case.id, got.shape, expected.shape)

@@ -325,7 +325,9 @@ def neighbours(out: Path) -> list[str]:
     return sorted(p.name for p in out.parent.iterdir() if p.name.startswith(out.name) and p.name != out.name)
 
 
-def refused(code: int, recipe: object, *words: str, inputs: Path | None = None, plan: bool = True) -> Result:
+def assert_refused(
+    code: int, recipe: object, *words: str, inputs: Path | None = None, plan: bool = True
+) -> Result:
     """Merge a recipe that must be refused, and check all that a refusal promises; return what it said.
 
     One `error:` line (of recipe problems: a line each) that holds `words`, nothing under or beside OUT, the

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from deltasmith.analysis.path import walk  # noqa: E402
 from deltasmith.analysis.rules import Grid, Rule  # noqa: E402
 from deltasmith.analysis.torch_objective import TorchObjective  # noqa: E402
-from golden_cases import Case, cases, close  # noqa: E402
+from golden_cases import Case, assert_close, cases  # noqa: E402
 
 CASES = cases("riemann")
 RULE_NAMES: dict[str, Rule] = {"left": "left", "mid": "midpoint", "trap": "trapezoid"}
@@ -60,8 +60,8 @@ def test_golden_riemann_sums(case: Case) -> None:
     for (rule, steps), grid in grids.items():
         got = np.array(list(path.contributions(grid).values()))
         expected = np.asarray(arrays[f"expected_{rule}_C{steps}"]).reshape(-1)
-        close(got, expected, case)
-        close(got, expected, strict)
+        assert_close(got, expected, case)
+        assert_close(got, expected, strict)
 
 
 def test_all_four_cases_are_here() -> None:

@@ -20,7 +20,7 @@ def axes(text: str) -> tuple[Axis, ...]:
     return found
 
 
-def refused(text: str) -> str:
+def assert_refused(text: str) -> str:
     with pytest.raises(RecipeError) as caught:
         axes(text)
     return str(caught.value)
@@ -109,12 +109,12 @@ def test_a_list_holds_numbers_words_and_truth_values() -> None:
     ],
 )
 def test_what_is_no_axis_is_refused(text: str, message: str) -> None:
-    assert refused(text) == message
+    assert assert_refused(text) == message
 
 
 def test_all_problems_come_at_once_and_the_product_counts() -> None:
-    assert refused("k=0:1:-1, p=0.5, q").splitlines()[0] == "3 problems in the recipe"
-    assert refused("a=1:200:1, b=1:100:1") == (
+    assert assert_refused("k=0:1:-1, p=0.5, q").splitlines()[0] == "3 problems in the recipe"
+    assert assert_refused("a=1:200:1, b=1:100:1") == (
         "--sweep: the sweep has 20,000 points, and the most are 10,000; take larger steps, or fewer axes"
     )
 

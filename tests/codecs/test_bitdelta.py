@@ -14,7 +14,7 @@ from deltasmith.codecs.protocol import Cell, Codec, Held
 from deltasmith.kernels.sign_bits import PIECE, released_mask, released_words, unpack_flags
 from deltasmith.table.checkpoint import Spec
 from deltasmith.table.dtypes import DTYPES
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 
 
 def cell_of(shape: tuple[int, ...], key: int = 7, name: str = "w") -> Cell:
@@ -93,15 +93,15 @@ def test_golden_released_code(case: Case) -> None:
     assert np.array_equal(mask, arrays["expected_mask_bool"])
     assert np.array_equal(released_words(mask), arrays["expected_mask_packed"])
     assert np.array_equal(released_mask(arrays["expected_mask_packed"]), mask)
-    close(stored["scale"][0], arrays["expected_coeff_fp32"], case)
+    assert_close(stored["scale"][0], arrays["expected_coeff_fp32"], case)
     # The released code subtracts in the models' type before anything else.
     rounded = delta.astype(ml_dtypes.bfloat16 if case.params["dtype"] == "bfloat16" else np.float32)
     theirs = codec.encode(rounded.astype(np.float32), cell)
-    close(theirs["scale"][0], arrays["expected_coeff"], case)
+    assert_close(theirs["scale"][0], arrays["expected_coeff"], case)
     near = codec.decode(theirs, cell)
-    close(arrays["base"] + near, arrays["expected_recon"], case)
+    assert_close(arrays["base"] + near, arrays["expected_recon"], case)
     x = arrays["x"].astype(np.float64)
-    close(x @ (arrays["base"].astype(np.float64) + near).T, arrays["expected_y"], _looser(case))
+    assert_close(x @ (arrays["base"].astype(np.float64) + near).T, arrays["expected_y"], _looser(case))
 
 
 def _looser(case: Case) -> Case:
@@ -119,7 +119,7 @@ def test_golden_magnitude_factor(case: Case) -> None:
     delta = case.arrays["delta_0"]
     for i, factor in enumerate(case.params["cs"]):
         got = round_trip(BitDelta(zero="zero", magnitude=factor), delta)
-        close(got, case.arrays[f"expected_c_{i}"], case)
+        assert_close(got, case.arrays[f"expected_c_{i}"], case)
 
 
 # --- streaming

@@ -16,7 +16,7 @@ from deltasmith.merges.emr import RESCALERS
 from deltasmith.surveys.sums import Totals
 from deltasmith.table.checkpoint import Spec
 from deltasmith.table.dtypes import DTYPES
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 
 
 def packed(case: Case) -> tuple[Any, Any, Any]:
@@ -48,9 +48,9 @@ def test_golden_unified_vector_masks_and_models(case: Case) -> None:
             assert np.array_equal(bits, arrays[f"expected_mask_{task}"][name])
     for task in range(len(deltas)):
         sums = Totals({n: s.sum(axis=0)[:5] for n, (_, s) in masks[task].items()})
-        close(RESCALERS["l1"](sums), arrays["expected_rescaler_paper"][task], case)
-        close(RESCALERS["l1_tensor_mean"](sums), arrays["expected_rescaler_tensor_mean"][task], case)
-        close(RESCALERS["l2"](sums), arrays["expected_rescaler_l2"][task], case)
+        assert_close(RESCALERS["l1"](sums), arrays["expected_rescaler_paper"][task], case)
+        assert_close(RESCALERS["l1_tensor_mean"](sums), arrays["expected_rescaler_tensor_mean"][task], case)
+        assert_close(RESCALERS["l2"](sums), arrays["expected_rescaler_l2"][task], case)
     rescaler = RESCALERS["l1_tensor_mean"](Totals({n: s.sum(axis=0)[:5] for n, (_, s) in masks[0].items()}))
     for name, tensor in deltas[0].items():
         stored = {
@@ -59,7 +59,7 @@ def test_golden_unified_vector_masks_and_models(case: Case) -> None:
             "rescaler": np.float32([rescaler]),
         }
         rebuilt = Emr().decode(stored, cell_of(tensor))
-        close(arrays["base"][name] + rebuilt, arrays["expected_recon_0"][name], case)
+        assert_close(arrays["base"][name] + rebuilt, arrays["expected_recon_0"][name], case)
         total = masks[0][name][1].sum(axis=0)
         told = total[5] - 2 * rescaler * total[2] + rescaler**2 * total[3]
         assert told == pytest.approx(np.sum((rebuilt.astype(np.float64) - tensor) ** 2), rel=1e-5)

@@ -12,7 +12,7 @@ from deltasmith.codecs.magnitude_blocks import MagnitudeBlocks
 from deltasmith.codecs.protocol import Cell, Codec
 from deltasmith.table.checkpoint import Spec
 from deltasmith.table.dtypes import DTYPES
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 
 
 def round_trip(codec: Codec, delta: Any) -> Any:
@@ -24,7 +24,7 @@ def round_trip(codec: Codec, delta: Any) -> Any:
 def test_golden_equal_counts(case: Case) -> None:
     for blocks in case.params["Ms"]:
         got = round_trip(MagnitudeBlocks(blocks=blocks), case.arrays["delta_0"])
-        close(got, case.arrays[f"expected_M_{blocks}"], case)
+        assert_close(got, case.arrays[f"expected_M_{blocks}"], case)
 
 
 @pytest.mark.parametrize(

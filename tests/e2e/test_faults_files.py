@@ -17,12 +17,12 @@ from deltasmith.errors import DamagedInputError
 from formats import attacks
 from models import (
     Family,
+    assert_refused,
     check_refusal,
     config,
     family,
     hashes,
     read_model,
-    refused,
     run,
     spawn,
     tree,
@@ -63,7 +63,7 @@ def test_fault_17_no_folder(models, kind):
         (models.root / "gone").write_text("x")
     source = "" if kind == "empty name" else "./gone"
     code = 2 if kind == "empty name" else 3
-    refused(code, models.recipe(base=source), "gone" if source else "base")
+    assert_refused(code, models.recipe(base=source), "gone" if source else "base")
 
 
 @pytest.mark.parametrize("target", ["m1", f"m1/{WEIGHTS}", "m1/config.json"])
@@ -83,18 +83,18 @@ def test_fault_17_unreadable(models, target):
 
 def test_fault_18_no_weights(models):
     (models.root / "m1" / WEIGHTS).unlink()
-    refused(3, models.recipe(), "m1", "config.json", "tokenizer.json")
+    assert_refused(3, models.recipe(), "m1", "config.json", "tokenizer.json")
 
 
 def test_fault_18_only_pickles(models):
     (models.root / "m1" / WEIGHTS).rename(models.root / "m1" / "pytorch_model.bin")
-    refused(3, models.recipe(), "deltasmith convert")
+    assert_refused(3, models.recipe(), "deltasmith convert")
 
 
 def test_fault_19_missing_shards_are_all_listed(sharded):
     for name in SHARDS[:2]:
         (sharded.root / "m1" / name).unlink()
-    refused(3, sharded.recipe(), "m1", *SHARDS[:2])
+    assert_refused(3, sharded.recipe(), "m1", *SHARDS[:2])
 
 
 @pytest.mark.parametrize("lost", ["1", "8", "1000", "payload", "half the header", "all"])
@@ -105,7 +105,7 @@ def test_fault_20_truncated_shard(sharded, lost):
     header = size - len(payload)
     keep = {"payload": header, "half the header": header // 2, "all": 0}.get(lost)
     os.truncate(path, size - int(lost) if keep is None else keep)
-    result = refused(3, sharded.recipe(), SHARDS[1])
+    result = assert_refused(3, sharded.recipe(), SHARDS[1])
     if lost in ("1", "8", "1000"):
         assert str(len(payload)) in result.err
         assert str(len(payload) - int(lost)) in result.err
@@ -115,14 +115,14 @@ def test_fault_20_truncated_shard(sharded, lost):
 def test_fault_21_extended_shard(models, tail):
     path = models.root / "m1" / WEIGHTS
     path.write_bytes(path.read_bytes() + tail)
-    refused(3, models.recipe(), WEIGHTS, f"{len(tail)} bytes follow")
+    assert_refused(3, models.recipe(), WEIGHTS, f"{len(tail)} bytes follow")
 
 
 @pytest.mark.parametrize("lie", attacks.BAD_LENGTHS)
 def test_fault_22_header_length_lies(models, lie):
     path = models.root / "m1" / WEIGHTS
     path.write_bytes(struct.pack("<Q", attacks.BAD_LENGTHS[lie]) + path.read_bytes()[8:])
-    refused(3, models.recipe(), "m1")
+    assert_refused(3, models.recipe(), "m1")
 
 
 def test_fault_24_one_tensor_in_two_shards(sharded):
@@ -130,7 +130,7 @@ def test_fault_24_one_tensor_in_two_shards(sharded):
     name = "model.norm.weight"
     first = read_shard(sharded.root / "m1" / SHARDS[0]) | {name: values[name]}
     attacks.write_safetensors(sharded.root / "m1" / SHARDS[0], first)
-    refused(3, sharded.recipe(), name, SHARDS[0])
+    assert_refused(3, sharded.recipe(), name, SHARDS[0])
 
 
 def read_shard(path):
@@ -150,7 +150,7 @@ def test_fault_25_index_and_shards_disagree(sharded, change):
     else:
         index["weight_map"]["model.norm.weight"] = SHARDS[0]
     path.write_text(json.dumps(index))
-    refused(3, sharded.recipe(), INDEX, "extra" if "in the index" in change else "model.norm.weight")
+    assert_refused(3, sharded.recipe(), INDEX, "extra" if "in the index" in change else "model.norm.weight")
 
 
 @pytest.mark.parametrize("name", attacks.OUTSIDE_NAMES)
@@ -159,7 +159,7 @@ def test_fault_26_index_leads_outside(sharded, name):
     index = json.loads(path.read_text())
     index["weight_map"]["model.norm.weight"] = name
     path.write_text(json.dumps(index))
-    refused(3, sharded.recipe(), INDEX)
+    assert_refused(3, sharded.recipe(), INDEX)
 
 
 def test_fault_26_links_that_lead_outside(models):
@@ -167,7 +167,7 @@ def test_fault_26_links_that_lead_outside(models):
     path = models.root / "m1" / WEIGHTS
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
-    refused(3, models.recipe(), WEIGHTS, "link")
+    assert_refused(3, models.recipe(), WEIGHTS, "link")
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,13 @@ def test_fault_26_links_that_lead_outside(models):
 )
 def test_fault_27_index_is_nonsense(sharded, text):
     (sharded.root / "m1" / INDEX).write_bytes(text.encode("utf-8", "surrogateescape"))
-    refused(3, sharded.recipe(), "m1")
+    assert_refused(3, sharded.recipe(), "m1")
 
 
 def test_fault_27_index_with_a_million_entries(sharded):
     names = {f"model.layers.{i}.weight": SHARDS[i % 3] for i in range(1_000_000)}
     (sharded.root / "m1" / INDEX).write_text(json.dumps({"weight_map": names}))
-    refused(3, sharded.recipe(), "m1", plan=False)
+    assert_refused(3, sharded.recipe(), "m1", plan=False)
 
 
 def test_fault_28_stale_shard_is_not_read_and_named(sharded):
@@ -212,14 +212,14 @@ def test_fault_28_single_file_beside_an_index_is_not_read(sharded):
 
 def test_fault_28_several_files_without_an_index(sharded):
     (sharded.root / "m1" / INDEX).unlink()
-    refused(3, sharded.recipe(), "m1", INDEX)
+    assert_refused(3, sharded.recipe(), "m1", INDEX)
 
 
 @pytest.mark.parametrize("kind", attacks.LOOKALIKES)
 def test_fault_29_something_else_under_the_name(models, kind):
     data, fix = attacks.LOOKALIKES[kind]
     (models.root / "m1" / WEIGHTS).write_bytes(data)
-    refused(3, models.recipe(), "m1", fix)
+    assert_refused(3, models.recipe(), "m1", fix)
 
 
 # Fault 23, a name twice in one header, is among these.
@@ -227,14 +227,14 @@ def test_fault_29_something_else_under_the_name(models, kind):
 def test_fault_23_and_30_headers_that_lie(models, fault):
     header, payload, words = attacks.BAD_HEADERS[fault]
     (models.root / "m1" / WEIGHTS).write_bytes(attacks.assemble(header, payload))
-    refused(3, models.recipe(), "m1", words)
+    assert_refused(3, models.recipe(), "m1", words)
 
 
 @pytest.mark.parametrize("fault", attacks.BAD_NAMES)
 def test_fault_31_hostile_tensor_names(models, fault):
     header = {attacks.BAD_NAMES[fault]: attacks.entry("U8", [1], 0, 1)}
     (models.root / "m1" / WEIGHTS).write_bytes(attacks.assemble(header, b"\0"))
-    refused(3, models.recipe(), "m1")
+    assert_refused(3, models.recipe(), "m1")
 
 
 @pytest.mark.parametrize(
@@ -333,12 +333,12 @@ def test_fault_35_no_config_is_said(models):
 @pytest.mark.parametrize("data", [b"{", b"[]", b"\xff", b'{"a": 1, "a": 2}', b"", b"<!DOCTYPE html>"])
 def test_fault_35_config_is_no_json(models, data):
     (models.root / "m1" / "config.json").write_bytes(data)
-    refused(3, models.recipe(), "config.json")
+    assert_refused(3, models.recipe(), "config.json")
 
 
 def test_fault_35_config_is_huge(models):
     os.truncate(models.root / "m1" / "config.json", 64 << 20)
-    refused(3, models.recipe(), "config.json", str(64 << 20))
+    assert_refused(3, models.recipe(), "config.json", str(64 << 20))
 
 
 @pytest.mark.parametrize("label", ["base", "m1"])
@@ -368,7 +368,7 @@ def test_fault_37_no_regular_file(models, tmp_path, kind, name):
         special.rename(path)
     if kind == "directory" and name == "config.json":
         return  # a folder of that name is no configuration, as if there were none
-    refused(3, models.recipe(), "m1", name)
+    assert_refused(3, models.recipe(), "m1", name)
 
 
 ODD = [
@@ -399,11 +399,11 @@ def test_fault_38_odd_paths_work(tmp_path, name):
 def test_fault_38_odd_names_of_models_work(models):
     (models.root / "m1").rename(models.root / "new\nline \x1b[2J")
     entries = [{"model": "./m0"}, {"model": "./new\nline \x1b[2J"}]
-    refused(2, models.recipe(models=entries), "unprintable")
+    assert_refused(2, models.recipe(models=entries), "unprintable")
 
 
 def test_fault_38_a_path_that_is_too_long(models):
-    refused(3, models.recipe(base="./" + "x" * 5000))
+    assert_refused(3, models.recipe(base="./" + "x" * 5000))
     recipe = models.recipe()
     check_refusal(run("merge", recipe, models.root.parent / ("x" * 5000), "--quiet"), 4, "too long")
 

@@ -11,12 +11,12 @@ from safetensors.numpy import save_file
 from models import (
     VOCAB,
     Family,
+    assert_refused,
     check_refusal,
     config,
     draw,
     family,
     read_model,
-    refused,
     run,
     shapes,
     stored,
@@ -103,30 +103,30 @@ def test_fault_36_other_adapters_are_refused_by_name(models, changes, word):
     write_adapter(models.root / "adapter", models.base, 5)
     path = models.root / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    refused(1, models.recipe(models=[{"model": "./adapter"}]), "adapter", word)
+    assert_refused(1, models.recipe(models=[{"model": "./adapter"}]), "adapter", word)
 
 
 def test_fault_36_adapter_without_configuration_or_weights(models):
     recipe, _ = with_adapter(models)
     (models.root / "adapter" / "adapter_config.json").rename(models.root / "config")
-    refused(3, recipe, "adapter_config.json")
+    assert_refused(3, recipe, "adapter_config.json")
     (models.root / "config").rename(models.root / "adapter" / "adapter_config.json")
     (models.root / "adapter" / "adapter_model.safetensors").unlink()
-    refused(3, recipe, "adapter_model.safetensors")
+    assert_refused(3, recipe, "adapter_model.safetensors")
 
 
 def test_fault_36_adapter_of_another_base(models):
     write_adapter(models.root / "adapter", draw(1, layers=4), 5)
     recipe = models.recipe(models=[{"model": "./adapter"}])
-    refused(1, recipe, "adapter", "model.layers.2.self_attn.q_proj.weight")
+    assert_refused(1, recipe, "adapter", "model.layers.2.self_attn.q_proj.weight")
     write_adapter(models.root / "adapter", draw(1, hidden=12), 5)
-    refused(1, recipe, "adapter", "[12, 12]", "[16, 16]")
+    assert_refused(1, recipe, "adapter", "[12, 12]", "[16, 16]")
 
 
 def test_fault_36_adapter_without_a_base(models):
     write_adapter(models.root / "adapter", models.base, 5)
     entries = [{"model": "./adapter"}, {"model": "./m1"}]
-    refused(1, write_recipe(models.root / "r.yaml", {"models": entries, "merge": "linear"}), "base")
+    assert_refused(1, write_recipe(models.root / "r.yaml", {"models": entries, "merge": "linear"}), "base")
 
 
 # 39 to 44: shapes, vocabularies, layers, types
@@ -134,17 +134,17 @@ def test_fault_36_adapter_without_a_base(models):
 
 def test_fault_39_width_mismatch_names_tensor_and_both_shapes(models):
     rewrite(models, "m1", draw(1, hidden=20))
-    refused(1, models.recipe(), "layers.0.self_attn.k_proj.weight", "[16, 16]", "[20, 20]", "m1")
+    assert_refused(1, models.recipe(), "layers.0.self_attn.k_proj.weight", "[16, 16]", "[20, 20]", "m1")
 
 
 def test_fault_40_vocabulary_mismatch_spells_the_remedies_out(models):
     rewrite(models, "m1", draw(1, vocab=44))
-    refused(1, models.recipe(), "lm_head.weight", "[40, 16]", "[44, 16]", "union", "pad")
+    assert_refused(1, models.recipe(), "lm_head.weight", "[40, 16]", "[44, 16]", "union", "pad")
 
 
 def test_fault_41_same_size_other_token_ids(models):
     rewrite(models, "m1", models.tunes[1], tokens=tokenizer(shift=1))
-    refused(1, models.recipe(), "m1", "40 tokens", "w0")
+    assert_refused(1, models.recipe(), "m1", "40 tokens", "w0")
 
 
 def test_fault_42_padded_vocabulary_is_kept(models):
@@ -160,7 +160,9 @@ def test_fault_42_padded_vocabulary_is_kept(models):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_fault_43_layer_count(models, layers):
     rewrite(models, "m1", draw(1, layers=layers))
-    refused(1, models.recipe(), "m1", f"model.layers.{min(layers, 2)}." if layers == 3 else "model.layers.1.")
+    assert_refused(
+        1, models.recipe(), "m1", f"model.layers.{min(layers, 2)}." if layers == 3 else "model.layers.1."
+    )
 
 
 @pytest.mark.parametrize("change", ["missing", "extra"])
@@ -171,7 +173,7 @@ def test_fault_43_one_tensor(models, change):
     else:
         arrays["model.extra.weight"] = np.ones(3, np.float32)
     rewrite(models, "m1", arrays)
-    refused(1, models.recipe(), "m1", NORM if change == "missing" else "model.extra.weight")
+    assert_refused(1, models.recipe(), "m1", NORM if change == "missing" else "model.extra.weight")
 
 
 def test_fault_43_a_narrow_where_merges_what_is_shared(models):
@@ -240,7 +242,7 @@ def test_fault_44_fp8_is_read_with_its_scales_and_written_as_bf16(models):
 
 def test_fault_44_fp8_without_scales(models):
     write_fp8(models.root / "m1", models.tunes[1], scaled=False)
-    refused(1, models.recipe(), "m1", "o_proj.weight", "no scale")
+    assert_refused(1, models.recipe(), "m1", "o_proj.weight", "no scale")
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq", "bitsandbytes", "tensors only"])
@@ -251,7 +253,7 @@ def test_fault_44_packed_weights(models, kind):
     arrays[Q.replace("weight", "qzeros")] = np.zeros((2, 2), np.int32)
     settings = config() if kind == "tensors only" else config(quantization_config={"quant_method": kind})
     write_model(models.root / "m1", arrays, settings=settings)
-    refused(1, models.recipe(), "m1", kind if kind != "tensors only" else "qweight")
+    assert_refused(1, models.recipe(), "m1", kind if kind != "tensors only" else "qweight")
 
 
 def test_fault_44_integers_come_from_the_base(models):
@@ -269,12 +271,12 @@ def test_fault_44_integers_come_from_the_base(models):
 
 def test_fault_44_integer_against_float(models):
     rewrite(models, "m1", dict(models.tunes[1]) | {NORM: np.ones(16, np.int32)})
-    refused(1, models.recipe(), NORM, "int32", "m1")
+    assert_refused(1, models.recipe(), NORM, "int32", "m1")
 
 
 def test_fault_50_another_family(models):
     rewrite(models, "m1", {n.replace("model.layers", "transformer.h"): a for n, a in models.tunes[1].items()})
-    refused(1, models.recipe(), "m1 lacks 18 tensors", "m1 has 18 tensors")
+    assert_refused(1, models.recipe(), "m1 lacks 18 tensors", "m1 has 18 tensors")
 
 
 def test_fault_50_unequal_numbers_of_experts(models):
@@ -284,17 +286,17 @@ def test_fault_50_unequal_numbers_of_experts(models):
 
     for label, arrays in zip(("base", *models.labels), (models.base, *models.tunes), strict=True):
         rewrite(models, label, arrays | experts(6 if label == "m1" else 4))
-    refused(1, models.recipe(), "m1", "experts.4.w1", "experts.5.w1")
+    assert_refused(1, models.recipe(), "m1", "experts.4.w1", "experts.5.w1")
 
 
 def test_fault_50_stacked_experts_of_other_counts(models):
     for label, arrays in zip(("base", *models.labels), (models.base, *models.tunes), strict=True):
         stack = np.ones((6 if label == "m1" else 4, 4, 4), np.float32)
         rewrite(models, label, arrays | {"model.layers.0.mlp.experts.gate_up_proj": stack})
-    refused(1, models.recipe(), "m1", "experts.gate_up_proj", "[4, 4, 4]", "[6, 4, 4]")
+    assert_refused(1, models.recipe(), "m1", "experts.gate_up_proj", "[4, 4, 4]", "[6, 4, 4]")
 
 
 def test_every_misfit_of_every_model_is_listed(models):
     rewrite(models, "m0", {n: a for n, a in models.tunes[0].items() if n != NORM})
     rewrite(models, "m1", tuned(draw(0, hidden=20), 1))
-    assert refused(1, models.recipe(), "m0 lacks 1 tensors", "[20, 20]").code == 1
+    assert assert_refused(1, models.recipe(), "m0 lacks 1 tensors", "[20, 20]").code == 1

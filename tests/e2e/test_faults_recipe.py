@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models import Family, check_refusal, family, refused, run, spawn, write_recipe
+from models import Family, assert_refused, check_refusal, family, run, spawn, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def text(models):
     [("merge: elct\n", "elect"), ("preset: tiess\n", "ties"), ("merge: {eelect: {}}\n", "elect")],
 )
 def test_fault_01_misspelt_method(text, body, hint):
-    refused(2, text(body), "r.yaml:5:", f'"{hint}"')
+    assert_refused(2, text(body), "r.yaml:5:", f'"{hint}"')
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,16 @@ def test_fault_01_misspelt_method(text, body, hint):
     ],
 )
 def test_fault_02_misspelt_parameter_has_line_column_and_suggestion(text, body, place, hint):
-    refused(2, text(body), place, hint)
+    assert_refused(2, text(body), place, hint)
 
 
 def test_fault_03_unknown_key(text):
-    refused(2, text("merge: sum\nzzz: 1\n"), "r.yaml:6:1", "zzz")
+    assert_refused(2, text("merge: sum\nzzz: 1\n"), "r.yaml:6:1", "zzz")
 
 
 @pytest.mark.parametrize("body", ["merge: sum\nmerge: mean\n", "preset: ties\ndensity: 0.2\ndensity: 0.2\n"])
 def test_fault_04_duplicate_key(text, body):
-    refused(2, text(body), "r.yaml:", "twice")
+    assert_refused(2, text(body), "r.yaml:", "twice")
 
 
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1e400", "-1e400"])
@@ -60,7 +60,7 @@ def test_fault_04_duplicate_key(text, body):
     "head", ["models:\n- {model: ./m0, weight: X}\n", "models:\n- {model: ./m0}\nscale: X\n"]
 )
 def test_fault_05_numbers_that_are_not_finite(text, number, head):
-    refused(2, text("", "base: ./base\n" + head.replace("X", number)), "r.yaml:")
+    assert_refused(2, text("", "base: ./base\n" + head.replace("X", number)), "r.yaml:")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_fault_05_numbers_that_are_not_finite(text, number, head):
     ],
 )
 def test_fault_06_numbers_out_of_range(text, body):
-    refused(2, text(body), "r.yaml:")
+    assert_refused(2, text(body), "r.yaml:")
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1.e-3", "+1e-3", "1E-3", ".001", "0.001"])
@@ -108,7 +108,7 @@ def test_fault_07_numbers_with_exponents_are_numbers(text, number):
 def test_fault_08_files_that_are_no_recipe(models, data):
     path = models.root / "r.yaml"
     path.write_bytes(data)
-    assert len(refused(2, path, "r.yaml").err.splitlines()) == 1
+    assert len(assert_refused(2, path, "r.yaml").err.splitlines()) == 1
 
 
 def test_fault_08_the_recipe_is_missing_or_a_folder(models):
@@ -129,13 +129,13 @@ def test_fault_09_recipes_that_would_eat_the_machine(models, kind):
         path.write_text("\n".join(" " * i + "a:" for i in range(5000)))
     else:
         path.write_text("base: ./base\n" + "# padding\n" * 5_000_000)
-    refused(2, path, "r.yaml")
+    assert_refused(2, path, "r.yaml")
     path.unlink()
 
 
 def test_fault_10_all_problems_at_once(text):
     body = "preset: ties\ndensty: 0.2\nscale: .nan\nseed: x\nzzz: 1\nnonfinite: perhaps\n"
-    result = refused(2, text(body), "5 problems")
+    result = assert_refused(2, text(body), "5 problems")
     lines = result.err.splitlines()[1:]
     assert len(lines) == 5
     for line, place in zip(lines, ("6:1", "7:8", "8:7", "9:1", "10:12"), strict=True):
@@ -151,7 +151,7 @@ def test_fault_11_the_same_model_twice_is_allowed_and_stated(models):
 
 
 def test_fault_11_equal_labels_are_refused(text):
-    refused(
+    assert_refused(
         2,
         text("", "base: ./base\nmodels:\n- {model: ./m0, label: a}\n- {model: ./m1, label: a}\n"),
         "r.yaml:4:",
@@ -159,30 +159,30 @@ def test_fault_11_equal_labels_are_refused(text):
 
 
 def test_fault_12_zero_models_are_refused_and_one_is_allowed(text):
-    refused(2, text("", "base: ./base\nmodels: []\n"), "models")
-    refused(2, text("merge: sum\n", "base: ./base\n"), "models")
+    assert_refused(2, text("", "base: ./base\nmodels: []\n"), "models")
+    assert_refused(2, text("merge: sum\n", "base: ./base\n"), "models")
     assert run("plan", text("", "base: ./base\nmodels:\n- {model: ./m0}\n"), "--quiet").code == 0
 
 
 def test_fault_12_merges_of_two_refuse_one(text):
-    refused(2, text("merge: slerp\n", "models:\n- {model: ./m0}\n"))
+    assert_refused(2, text("merge: slerp\n", "models:\n- {model: ./m0}\n"))
 
 
 def test_fault_14_a_glob_that_matches_no_tensor(text):
-    refused(2, text('where: "*.mpl.*"\n'), "*.mpl.*")
+    assert_refused(2, text('where: "*.mpl.*"\n'), "*.mpl.*")
     edit = "base: ./base\nmodels:\n- {model: ./m0, edits: [{amplify: {factor: 2}, where: '*.mpl.*'}]}\n"
-    refused(2, text("", edit), "*.mpl.*")
+    assert_refused(2, text("", edit), "*.mpl.*")
 
 
 def test_fault_14_a_list_of_globs_that_leaves_a_tensor_without_a_value(text):
-    refused(2, text('scale: [{where: "*.mlp.*", value: 0.5}]\n'), "lm_head.weight")
+    assert_refused(2, text('scale: [{where: "*.mlp.*", value: 0.5}]\n'), "lm_head.weight")
 
 
 @pytest.mark.parametrize(
     "key", ["slices: []", "layer_range: [0, 4]", "rules: [{where: x}]", "regex: a", "vocab: union"]
 )
 def test_later_features_are_refused_as_unsupported(text, key):
-    refused(2, text(key + "\n"), "not supported yet")
+    assert_refused(2, text(key + "\n"), "not supported yet")
 
 
 @pytest.mark.parametrize(

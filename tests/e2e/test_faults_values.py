@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 from formats import attacks
 from models import (
     Family,
+    assert_refused,
     draw,
     family,
     read_model,
-    refused,
     run,
     spawn,
     stored,
@@ -66,7 +66,7 @@ BITS = {
 @pytest.mark.parametrize("dtype", BITS)
 def test_fault_45_values_that_are_not_finite(models, label, what, dtype):
     poison(models, label, BITS[dtype][what], dtype=dtype)
-    refused(1, models.recipe(preset="task_arithmetic"), Q, label, plan=False)
+    assert_refused(1, models.recipe(preset="task_arithmetic"), Q, label, plan=False)
 
 
 @pytest.mark.parametrize("preset", ["ties", "della", "slerp", "emr", "sce", "pcb", "dare", "breadcrumbs"])
@@ -74,7 +74,7 @@ def test_fault_45_with_surveys_too(models, preset):
     poison(models, "m1", SPECIAL["NaN"])
     fields = {"density": 0.5} if preset in ("della", "dare", "breadcrumbs") else {}
     fields |= {"models": [{"model": "./m0"}, {"model": "./m1"}]} if preset == "slerp" else {}
-    refused(1, models.recipe(preset=preset, **fields), Q, "m1", plan=False)
+    assert_refused(1, models.recipe(preset=preset, **fields), Q, "m1", plan=False)
 
 
 @pytest.mark.parametrize("preset", ["task_arithmetic", "ties", "della", "emr", "sce"])
@@ -84,7 +84,7 @@ def test_fault_45_infinity_less_infinity(models, preset, policy):
         poison(models, label, SPECIAL["+Inf"])
     recipe = models.recipe(preset=preset, nonfinite=policy, **({"density": 0.5} if preset == "della" else {}))
     if policy == "refuse":
-        refused(1, recipe, Q, "base", plan=False)
+        assert_refused(1, recipe, Q, "base", plan=False)
         return
     out = models.root.parent / "out"
     result = spawn("merge", recipe, out, "--quiet")
@@ -96,7 +96,7 @@ def test_fault_45_infinity_less_infinity(models, preset, policy):
 
 def test_fault_45_in_a_tensor_that_is_cast(models):
     poison(models, "base", SPECIAL["NaN"])
-    refused(1, models.recipe(where="model.norm.*", dtype="float32"), Q, "base", plan=False)
+    assert_refused(1, models.recipe(where="model.norm.*", dtype="float32"), Q, "base", plan=False)
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("keep", np.nan), ("zero", None)])
@@ -143,12 +143,12 @@ def test_fault_45_negative_zero_and_subnormals_survive(models, dtype):
 def test_fault_46_overflow_on_the_cast(models):
     large = {n: a * 1e6 for n, a in models.tunes[1].items()}
     rewrite(models, "m1", large, "float32")
-    refused(1, models.recipe(dtype="float16"), "float16", ".weight", "values do not fit", plan=False)
+    assert_refused(1, models.recipe(dtype="float16"), "float16", ".weight", "values do not fit", plan=False)
 
 
 def test_fault_46_overflow_of_float32_itself(models):
     rewrite(models, "m1", {n: np.full_like(a, 3e38) for n, a in models.tunes[1].items()}, "float32")
-    refused(1, models.recipe(dtype="float32", scale=10), ".weight", plan=False)
+    assert_refused(1, models.recipe(dtype="float32", scale=10), ".weight", plan=False)
 
 
 # 47 and 48: suspicious, and no more

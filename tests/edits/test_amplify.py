@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from deltasmith.edits.amplify import Amplify
 from deltasmith.operation.reference import edit_table
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 
 def test_by_hand():
@@ -23,7 +23,7 @@ def test_expo_is_amplify_by_one_plus_alpha(case):
     edit = Amplify(factor=1.0 + case.params["alpha"])
     extrapolated = edit_table(edit, {n: tuned[n] - base[n] for n in base})
     for name, expected in case.arrays["expected"].items():
-        close(base[name] + extrapolated[name], expected, case)
+        assert_close(base[name] + extrapolated[name], expected, case)
 
 
 @pytest.mark.parametrize("factor", [float("inf"), float("nan"), True, "twice"])

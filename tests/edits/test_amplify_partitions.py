@@ -19,7 +19,7 @@ from deltasmith.edits.amplify_partitions import (
 )
 from deltasmith.edits.dynamic_prune import DynamicPrune, DynamicPruneAbove
 from deltasmith.operation.reference import edit_table
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 FACTORS = st.sampled_from([0.0, 0.5, 1.0, 1.3, 1.8])
 
@@ -47,7 +47,7 @@ def test_released_combination(case):
     for i, ratio in enumerate(case.params["ratios"]):
         for name, expected in case.arrays[f"expected_{i}"].items():
             supports = [inner[name] != 0, outer[name] != 0]
-            close(amplified(outer[name], supports, (ratio["r9"], ratio["r8"])), expected, case)
+            assert_close(amplified(outer[name], supports, (ratio["r9"], ratio["r8"])), expected, case)
 
 
 @given(st.lists(FACTORS, min_size=1, max_size=4), st.data())

@@ -17,7 +17,7 @@ from deltasmith.planning.dppa_search import (
     search,
     search_as_released,
 )
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 
 @pytest.mark.parametrize("case", cases("dppa_search", "authors"), ids=str)
@@ -31,11 +31,11 @@ def test_released_visits(case):
         return retention([first, second], [p["dense1"], p["dense2"]])
 
     visits = list(search_as_released(score, (p["start_r9"], p["start_r8"]), p["step"]))
-    close([v.factors for v in visits], stored["expected_visited"], case)
+    assert_close([v.factors for v in visits], stored["expected_visited"], case)
     assert [v.score is not None for v in visits] == (stored["expected_is_eval"] == 1).tolist()
-    close([v.score or score(v.factors) for v in visits], stored["expected_f"], case)
-    close(visits[-1].factors, stored["expected_final"], case)
-    close(best_of(visits).score, stored["expected_best"], case)
+    assert_close([v.score or score(v.factors) for v in visits], stored["expected_f"], case)
+    assert_close(visits[-1].factors, stored["expected_final"], case)
+    assert_close(best_of(visits).score, stored["expected_best"], case)
 
 
 def peak(*at: float):

@@ -25,7 +25,7 @@ from deltasmith.kernels.ranks import rank_rows
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import edit_table
 from deltasmith.operation.schedule import Choice, Curve, PerTensor
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 KEYS = st.integers(0, 2**64 - 1)
 EDITS = [DropByRank(density=0.6, window=0.3), DropByRankInclusive(density=0.6, window=0.3)]
@@ -88,9 +88,9 @@ def test_released_code(case):
     ranks = rank_rows(arrays["delta_0"])
     line = keep_line_inclusive(ranks.shape[1], case.params["density"], case.params["window_size"])
     p, kept = keep_probabilities(ranks, line), arrays["mask_keep"] == 1
-    close(p, arrays["expected_keep_prob"], case)
-    close(drops.rescaled(arrays["delta_0"], kept, p.astype(np.float32)), arrays["expected"], case)
-    close(drops.rescaled(arrays["delta_0"], kept, 1.0), arrays["expected_norescale"], case)
+    assert_close(p, arrays["expected_keep_prob"], case)
+    assert_close(drops.rescaled(arrays["delta_0"], kept, p.astype(np.float32)), arrays["expected"], case)
+    assert_close(drops.rescaled(arrays["delta_0"], kept, 1.0), arrays["expected_norescale"], case)
 
 
 @pytest.mark.parametrize("case", cases("della", "paper-formula"), ids=str)
@@ -99,8 +99,8 @@ def test_paper(case):
     ranks = rank_rows(arrays["delta_0"])
     line = keep_line(ranks.shape[1], 1.0 - case.params["p"], case.params["epsilon_full"])
     p, kept = keep_probabilities(ranks, line), arrays["mask_keep"] == 1
-    close(1.0 - p, arrays["expected_drop_prob"], case)
-    close(drops.rescaled(arrays["delta_0"], kept, p.astype(np.float32)), arrays["expected"], case)
+    assert_close(1.0 - p, arrays["expected_drop_prob"], case)
+    assert_close(drops.rescaled(arrays["delta_0"], kept, p.astype(np.float32)), arrays["expected"], case)
 
 
 def mean_over_keys(edit, delta: np.ndarray, draws: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from deltasmith.edits.dynamic_prune import (
 from deltasmith.operation.protocols import Place
 from deltasmith.operation.reference import _surveyed, edit_table
 from deltasmith.table.names import layer_of
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 ALL = ("*",)
 
@@ -72,8 +72,8 @@ def check_allocation(case, k, layer_k):
     order, density = case.params["linear_order"], 1.0 - case.params["sparsity"]
     got = layer_densities([linears[n] for n in order], density, case.params["lam"])
     if layer_k is not None:
-        close([got["layers", layer] for layer in range(case.params["layers"])], layer_k, case)
-    close(allocation([linears[n] for n in order], density, case.params["lam"]), k, case)
+        assert_close([got["layers", layer] for layer in range(case.params["layers"])], layer_k, case)
+    assert_close(allocation([linears[n] for n in order], density, case.params["lam"]), k, case)
 
 
 @pytest.mark.parametrize("case", [*DP, *FAILING], ids=str)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from deltasmith.edits.amplify import Amplify
 from deltasmith.edits.keep_largest import KeepAtLeast, KeepLargest, KeepLargestInTensor
 from deltasmith.operation.reference import edit_table
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 DENSITIES = st.sampled_from([0.01, 0.2, 0.29, 0.5, 0.7, 0.99, 1.0])
 # Multiples of a quarter: many ties, many zeros.
@@ -90,7 +90,7 @@ def test_dare_magnitude_is_keep_largest_in_tensor_then_amplify(case):
     delta, p = case.arrays["delta_0"], case.params["p"]
     kept = delta.size - int(delta.size * p)  # the released code counts what it drops
     trimmed = edit_table(KeepLargestInTensor(density=kept / delta.size), {"w": delta})
-    close(edit_table(Amplify(factor=1.0 / (1.0 - p)), trimmed)["w"], case.arrays["expected"], case)
+    assert_close(edit_table(Amplify(factor=1.0 / (1.0 - p)), trimmed)["w"], case.arrays["expected"], case)
 
 
 @pytest.mark.parametrize("density", [0.0, 1.01, float("nan"), {"layers": [0.1, 1.5]}])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deltasmith.edits.keep_middle import KeepMiddleOfRow, KeepMiddleOfTensor
 from deltasmith.operation.reference import edit_table
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 DENSITIES = st.sampled_from([0.05, 0.3, 0.5, 0.95, 1.0])
 GAMMAS = st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.9])
@@ -48,7 +48,7 @@ def test_released_code(case):
     edit = KeepMiddleOfRow(density=case.params["beta_keep"], gamma=case.params["gamma_remove"])
     got = edit_table(edit, case.arrays["delta_0"])
     for name, expected in case.arrays["expected"].items():
-        close(got[name], expected, case)
+        assert_close(got[name], expected, case)
 
 
 def test_a_gamma_too_small_for_the_tensor_removes_nothing():

@@ -9,7 +9,7 @@ from deltasmith.errors import RefusedError
 from deltasmith.kernels.linalg import noise, numerical_rank, polar, truncate
 from deltasmith.operation.reference import edit_table
 from deltasmith.operation.schedule import Curve
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 
 def drawn(seed, *shape):
@@ -26,7 +26,7 @@ def test_golden(case, model):
     arrays = case.arrays
     for name, expected in arrays[f"expected_{model}"].items():
         exclusive = arrays[f"ft_{model}"][name] - arrays["shared"][name]
-        close(edited(LowRank(density=case.params["density"]), exclusive), expected, case)
+        assert_close(edited(LowRank(density=case.params["density"]), exclusive), expected, case)
         if exclusive.ndim == 2:
             assert rank_of(case.params["density"], exclusive.shape) == case.params["rank"]
 

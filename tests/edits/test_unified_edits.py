@@ -14,7 +14,7 @@ from deltasmith.edits.low_rank import LowRank
 from deltasmith.edits.quantise import Quantise
 from deltasmith.kernels import drops
 from deltasmith.operation.reference import edit_table
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 
 
 def change(edit, delta, **options):
@@ -29,10 +29,10 @@ def test_k_dare(case):
     delta, kept = arrays["delta_0"], arrays["mask_drop"] == 0
     for i, k in enumerate(case.params["ks"]):
         edited = drops.partly_rescaled(delta, kept, kept_divisor(density, k), k)
-        close(edited, arrays[f"expected_delta_{i}"], case)
-        close(edited.astype(np.float64) - delta, arrays[f"expected_edit_{i}"], case)
+        assert_close(edited, arrays[f"expected_delta_{i}"], case)
+        assert_close(edited.astype(np.float64) - delta, arrays[f"expected_edit_{i}"], case)
         if k == 0:
-            close(edited, arrays["expected_dare_authors"], case)
+            assert_close(edited, arrays["expected_dare_authors"], case)
 
 
 @pytest.mark.parametrize("case", cases("kdare"), ids=str)
@@ -53,7 +53,7 @@ def test_k_dare_with_a_mask_of_our_own(case, key):
     dropped = ~drops.drawn(key, 0, delta.size, 1.0 - p).reshape(delta.shape)
     for k in case.params["ks"]:
         got = change(DropPartly(density=1.0 - p, k=k), delta, key=lambda name: key)
-        close(got, (k - 1) * (dropped - p) / (1 - p) * delta.astype(np.float64), case)
+        assert_close(got, (k - 1) * (dropped - p) / (1 - p) * delta.astype(np.float64), case)
 
 
 @pytest.mark.parametrize("case", cases("unified_edits"), ids=str)
@@ -66,14 +66,14 @@ def test_the_classes_of_the_paper(case, role):
         "ties": KeepLargestInTensor(density=params["kept"] / delta.size),
         "expo": Amplify(factor=1.0 + params["expo_alpha"]),
     }[role]
-    close(change(edit, delta), case.arrays[f"expected_{role}"], case)
+    assert_close(change(edit, delta), case.arrays[f"expected_{role}"], case)
 
 
 @pytest.mark.parametrize("case", cases("biased_drop"), ids=str)
 def test_biased_drops(case):
     arrays, fields = case.arrays, {"density": 1.0 - case.params["p"], "k": case.params["k"]}
     delta = {"w": arrays["delta_0"]}
-    close(edit_table(BiasBySign(**fields), delta)["w"], arrays["expected_sign"], case)
+    assert_close(edit_table(BiasBySign(**fields), delta)["w"], arrays["expected_sign"], case)
     got = edit_table(BiasByGradient(**fields), delta, statistics={"w": arrays["grad"]})["w"]
-    close(got, arrays["expected_product"], case)
+    assert_close(got, arrays["expected_product"], case)
     assert (got != edit_table(BiasBySign(**fields), delta)["w"]).any()

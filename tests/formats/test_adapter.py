@@ -39,7 +39,7 @@ def read(column, name, start=0, stop=None):
     return out
 
 
-def refused(act, error=RefusedError, code=1):
+def assert_refused(act, error=RefusedError, code=1):
     with pytest.raises(error) as caught:
         act()
     assert caught.value.exit_code == code
@@ -148,14 +148,14 @@ def test_an_embedding_that_is_both_saved_and_adapted(tmp_path):
 def test_fault_36_configuration_or_weights_missing(tmp_path):
     folder = write_adapter(tmp_path / "a", pair())
     (folder / "adapter_config.json").unlink()
-    message = refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    message = assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
     assert "there is no such file" in message
     assert "adapter_config.json" in message
     folder = write_adapter(tmp_path / "b", pair())
     (folder / "adapter_model.safetensors").unlink()
-    assert "adapter_model.safetensors" in refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    assert "adapter_model.safetensors" in assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
     (folder / "adapter_model.bin").write_bytes(b"\x80\x02.")
-    assert "run deltasmith convert" in refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    assert "run deltasmith convert" in assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_fault_36_configuration_or_weights_missing(tmp_path):
 )
 def test_fault_36_other_kinds_are_refused_by_name(tmp_path, config, word):
     folder = write_adapter(tmp_path, pair(), **config)
-    message = refused(lambda: open_adapter(folder))
+    message = assert_refused(lambda: open_adapter(folder))
     assert word in message
     assert "merge it into its base with PEFT" in message
 
@@ -188,21 +188,21 @@ def test_initialisations_that_leave_the_base_alone(tmp_path, start):
 @pytest.mark.parametrize("config", [{"r": 0}, {"r": -1}, {"rank_pattern": {"q_proj": 0}}])
 def test_fault_36_rank_zero(tmp_path, config):
     folder = write_adapter(tmp_path, pair(), **config)
-    assert f'the rank of module "{Q}" is' in refused(lambda: open_adapter(folder))
+    assert f'the rank of module "{Q}" is' in assert_refused(lambda: open_adapter(folder))
 
 
 def test_fault_36_factors_of_two_ranks(tmp_path):
     for a, b in ((4, 2), (2, 4)):
         arrays = {f"{Q}.lora_A.weight": factor(a, 3), f"{Q}.lora_B.weight": factor(5, b)}
         folder = write_adapter(tmp_path / str(a), arrays)
-        assert f"the shapes [{a}, 3] and [5, {b}], but the rank is 2" in refused(
+        assert f"the shapes [{a}, 3] and [5, {b}], but the rank is 2" in assert_refused(
             lambda f=folder: open_adapter(f)
         )
 
 
 def test_fault_36_a_rank_that_the_factors_do_not_have(tmp_path):
     folder = write_adapter(tmp_path, pair(), r=4)
-    message = refused(lambda: open_adapter(folder))
+    message = assert_refused(lambda: open_adapter(folder))
     assert f'module "{Q}" have the shapes [2, 3] and [5, 2], but the rank is 4' in message
 
 
@@ -210,7 +210,7 @@ def test_fault_36_a_rank_that_the_factors_do_not_have(tmp_path):
 @pytest.mark.parametrize("key", ["r", "lora_alpha"])
 def test_fault_36_numbers_that_are_none(tmp_path, key, value):
     folder = write_adapter(tmp_path, pair(), **{key: value})
-    message = refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    message = assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
     assert f"{key} is {value!r} instead of a number" in message
     assert "adapter_config.json" in message
 
@@ -218,14 +218,14 @@ def test_fault_36_numbers_that_are_none(tmp_path, key, value):
 def test_fault_36_targets_that_the_base_lacks_are_all_listed(tmp_path):
     arrays = pair() | pair("layers.7.q_proj") | pair("layers.8.q_proj") | {"score.weight": factor(2, 3)}
     adapter = open_adapter(write_adapter(tmp_path, arrays))
-    message = refused(lambda: adapter.bind(QBASE))
+    message = assert_refused(lambda: adapter.bind(QBASE))
     assert "lacks 3 of 4 tensors" in message
     assert "layers.7.q_proj.weight, layers.8.q_proj.weight, score.weight" in message
 
 
 def test_fault_39_a_delta_of_another_shape(tmp_path):
     adapter = open_adapter(write_adapter(tmp_path, pair()))
-    message = refused(lambda: adapter.bind(base(**{f"{Q}.weight": (5, 4)})))
+    message = assert_refused(lambda: adapter.bind(base(**{f"{Q}.weight": (5, 4)})))
     assert f'changes "{Q}.weight" by [5, 3], the tensor has [5, 4]' in message
 
 
@@ -247,7 +247,7 @@ def test_one_leading_part_more_or_less(tmp_path, inside, outside):
 def test_two_possible_leading_parts_are_no_guess(tmp_path):
     adapter = open_adapter(write_adapter(tmp_path, pair("layers.0.q")))
     specs = base(**{"vision.layers.0.q.weight": (5, 3), "text.layers.0.q.weight": (5, 3)})
-    assert "lacks 1 of 1" in refused(lambda: adapter.bind(specs))
+    assert "lacks 1 of 1" in assert_refused(lambda: adapter.bind(specs))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_fault_36_no_tensor_is_ignored(tmp_path, name):
     folder = write_adapter(tmp_path, pair())
     prefixed = {f"base_model.model.{n}": a for n, a in pair().items()}
     write_safetensors(folder / "adapter_model.safetensors", prefixed | {name: factor(2)})
-    message = refused(lambda: open_adapter(folder))
+    message = assert_refused(lambda: open_adapter(folder))
     assert "1 tensors are not of the LoRA layout that PEFT writes" in message
     assert name in message
 
@@ -276,33 +276,33 @@ def test_fault_36_no_tensor_is_ignored(tmp_path, name):
 def test_the_same_saved_tensor_twice(tmp_path):
     arrays = {"head.weight": factor(2), "head.modules_to_save.weight": factor(2)}
     folder = write_adapter(tmp_path, arrays)
-    assert "head.modules_to_save.weight" in refused(lambda: open_adapter(folder))
+    assert "head.modules_to_save.weight" in assert_refused(lambda: open_adapter(folder))
 
 
 @pytest.mark.parametrize("left", ["A", "B"])
 def test_a_factor_without_its_partner(tmp_path, left):
     arrays = {n: a for n, a in pair().items() if f"lora_{left}" in n}
     folder = write_adapter(tmp_path, arrays)
-    message = refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    message = assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
     assert f'module "{Q}" has {left} of the two factors' in message
 
 
 def test_an_adapter_without_tensors(tmp_path):
     folder = write_adapter(tmp_path, {})
-    assert "no tensors" in refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    assert "no tensors" in assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+", "(.*)*b", ".*.*.*x", "x" * 1001, "a{2,}b*c+"])
 def test_fault_16_patterns_that_could_take_for_ever(tmp_path, pattern):
     folder = write_adapter(tmp_path, pair("a" * 40), alpha_pattern={pattern: 1})
-    assert "too involved" in refused(lambda: open_adapter(folder))
+    assert "too involved" in assert_refused(lambda: open_adapter(folder))
 
 
 def test_a_pattern_that_is_none(tmp_path):
     folder = write_adapter(tmp_path, pair(), alpha_pattern={"[": 1})
-    assert "no regular expression" in refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    assert "no regular expression" in assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
     folder = write_adapter(tmp_path, pair(), rank_pattern=["q_proj"])
-    assert "rank_pattern is not a map" in refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    assert "rank_pattern is not a map" in assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
 
 
 def test_fault_26_a_link_to_outside(tmp_path):
@@ -310,7 +310,7 @@ def test_fault_26_a_link_to_outside(tmp_path):
     (folder / "adapter_model.safetensors").unlink()
     small_file(tmp_path / "x.safetensors")
     (folder / "adapter_model.safetensors").symlink_to(tmp_path / "x.safetensors")
-    assert "outside the folder" in refused(lambda: open_adapter(folder), DamagedInputError, 3)
+    assert "outside the folder" in assert_refused(lambda: open_adapter(folder), DamagedInputError, 3)
 
 
 def test_what_it_was_trained_on_is_told(tmp_path):
@@ -320,7 +320,7 @@ def test_what_it_was_trained_on_is_told(tmp_path):
     assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
     adapter.check_unchanged()
     (tmp_path / "adapter_config.json").write_text("{}")
-    message = refused(adapter.check_unchanged, DamagedInputError, 3)
+    message = assert_refused(adapter.check_unchanged, DamagedInputError, 3)
     assert "adapter_config.json" in message
 
 

@@ -13,7 +13,7 @@ from formats import attacks
 from formats.attacks import assemble, entry
 
 
-def refused(path):
+def assert_refused(path):
     with pytest.raises(DamagedInputError) as caught:
         SafetensorsFile(path)
     assert caught.value.exit_code == 3
@@ -27,14 +27,14 @@ def test_fault_20_21_23_30_headers_that_lie(tmp_path, what):
     header, payload, word = attacks.BAD_HEADERS[what]
     path = tmp_path / "model.safetensors"
     path.write_bytes(assemble(header, payload))
-    assert word in refused(path)
+    assert word in assert_refused(path)
 
 
 @pytest.mark.parametrize("what", attacks.BAD_LENGTHS)
 def test_fault_22_header_length_lies(tmp_path, what):
     path = tmp_path / "model.safetensors"
     path.write_bytes(assemble({}, b"\0" * 24, length=attacks.BAD_LENGTHS[what]))
-    assert "header" in refused(path)
+    assert "header" in assert_refused(path)
 
 
 def test_fault_22_length_of_just_over_the_limit_in_a_file_that_has_it(tmp_path):
@@ -42,7 +42,7 @@ def test_fault_22_length_of_just_over_the_limit_in_a_file_that_has_it(tmp_path):
     path.write_bytes(assemble("{}", length=MAX_HEADER + 1))
     with path.open("r+b") as file:
         file.truncate(MAX_HEADER + 100)
-    assert "more than the format's 100000000" in refused(path)
+    assert "more than the format's 100000000" in assert_refused(path)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_fault_20_truncated(tmp_path, keep):
     header = 8 + int.from_bytes(whole[:8], "little")
     size = {"all but 1": -1, "all but 8": -8, "half the header": header // 2, "the header": header}.get(keep)
     path.write_bytes(whole[: int(keep) if size is None else size])
-    message = refused(path)
+    message = assert_refused(path)
     if keep.startswith("all but"):
         assert f"24 bytes of tensors announced, {24 - int(keep[-1])} there" in message
     if keep == "half the header":
@@ -65,14 +65,14 @@ def test_fault_20_truncated(tmp_path, keep):
 def test_fault_20_a_truncated_file_is_not_taken_for_a_pickle_or_gzip(tmp_path, low_byte):
     path = tmp_path / "model.safetensors"
     path.write_bytes((0x8B00 | low_byte).to_bytes(8, "little") + b'{"a":')
-    assert "truncated" in refused(path)
+    assert "truncated" in assert_refused(path)
 
 
 @pytest.mark.parametrize("what", attacks.BAD_NAMES)
 def test_fault_31_names_that_could_do_harm(tmp_path, what):
     path = tmp_path / "model.safetensors"
     path.write_bytes(assemble({attacks.BAD_NAMES[what]: entry("U8", [1], 0, 1)}, b"\0"))
-    message = refused(path)
+    message = assert_refused(path)
     assert message.isprintable()
     assert len(message) < 600
 

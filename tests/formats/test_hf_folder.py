@@ -20,7 +20,7 @@ def read(checkpoint, name):
     return out
 
 
-def refused(path, error=DamagedInputError, code=3):
+def assert_refused(path, error=DamagedInputError, code=3):
     with pytest.raises(error) as caught:
         open_folder(path)
     assert caught.value.exit_code == code
@@ -54,22 +54,22 @@ def test_other_files_are_listed_and_weights_are_not(tmp_path):
 
 
 def test_fault_17_no_folder(tmp_path):
-    assert "No such file or directory" in refused(tmp_path / "none")
+    assert "No such file or directory" in assert_refused(tmp_path / "none")
     (tmp_path / "file").write_text("")
-    assert "Not a directory" in refused(tmp_path / "file")
+    assert "Not a directory" in assert_refused(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_fault_17_unreadable_folder(tmp_path):
     (tmp_path / "m").mkdir(mode=0)
-    assert "Permission denied" in refused(tmp_path / "m")
+    assert "Permission denied" in assert_refused(tmp_path / "m")
 
 
 def test_fault_18_no_weights(tmp_path):
-    assert "no .safetensors file among nothing" in refused(tmp_path)
+    assert "no .safetensors file among nothing" in assert_refused(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02.")
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert "no .safetensors file among config.json, pytorch_model.bin" in message
     assert "run deltasmith convert on pytorch_model.bin" in message
 
@@ -78,7 +78,7 @@ def test_fault_19_all_missing_shards_at_once(tmp_path):
     write_model(tmp_path, ARRAYS, shards=4)
     for i in (1, 3):
         (tmp_path / f"model-{i:05d}-of-00004.safetensors").unlink()
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert "2 of 4 shards" in message
     assert "model-00001-of-00004.safetensors, model-00003-of-00004.safetensors" in message
 
@@ -88,7 +88,7 @@ def test_fault_20_truncated_shard_is_named(tmp_path, cut):
     write_model(tmp_path, ARRAYS, shards=2)
     shard = tmp_path / "model-00002-of-00002.safetensors"
     os.truncate(shard, shard.stat().st_size - cut)
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert f"48 bytes of tensors announced, {48 - cut} there" in message
     assert "model-00002-of-00002.safetensors" in message
 
@@ -97,7 +97,7 @@ def test_fault_24_a_tensor_in_two_shards(tmp_path):
     write_model(tmp_path, ARRAYS, shards=2)
     both = {n: ARRAYS[n] for n in ("layers.0.weight", "layers.1.weight", "layers.3.weight")}
     write_safetensors(tmp_path / "model-00002-of-00002.safetensors", both)
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert '"layers.0.weight" lies in model-00001-of-00002.safetensors and in model-00002' in message
 
 
@@ -105,10 +105,10 @@ def test_fault_25_index_and_shard_disagree(tmp_path):
     write_model(tmp_path, ARRAYS, shards=2)
     index = json.loads((tmp_path / INDEX).read_text())
     write_index(tmp_path, index["weight_map"] | {"ghost": "model-00001-of-00002.safetensors"})
-    assert "disagree on 1 tensors: model-00001-of-00002.safetensors lacks ghost" in refused(tmp_path)
+    assert "disagree on 1 tensors: model-00001-of-00002.safetensors lacks ghost" in assert_refused(tmp_path)
     del index["weight_map"]["layers.3.weight"]
     write_index(tmp_path, index["weight_map"])
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert "model-00002-of-00002.safetensors holds layers.3.weight, which the index does not place" in message
 
 
@@ -117,7 +117,7 @@ def test_fault_26_names_that_leave_the_folder(tmp_path, name):
     write_model(tmp_path / "m", ARRAYS, shards=2)
     small_file(tmp_path / "model-00001-of-00002.safetensors")
     write_index(tmp_path / "m", {"a": name})
-    assert "is not a plain name in the folder" in refused(tmp_path / "m")
+    assert "is not a plain name in the folder" in assert_refused(tmp_path / "m")
 
 
 @pytest.mark.parametrize("linked", ["model-00001-of-00002.safetensors", INDEX, "config.json"])
@@ -125,7 +125,7 @@ def test_fault_26_link_to_outside(tmp_path, linked):
     folder = write_model(tmp_path / "m", ARRAYS, shards=2)
     (folder / linked).rename(tmp_path / linked)
     (folder / linked).symlink_to(tmp_path / linked)
-    message = refused(folder)
+    message = assert_refused(folder)
     assert f'"{linked}" is a link to {tmp_path / linked}, outside the folder' in message
 
 
@@ -168,7 +168,7 @@ def test_fault_26_links_of_the_hub_cache_are_followed(tmp_path, blob):
     ],
 )
 def test_fault_26_links_out_of_the_hub_cache_are_not(tmp_path, blob):
-    assert "outside the folder" in refused(hub_cache(tmp_path, blob))
+    assert "outside the folder" in assert_refused(hub_cache(tmp_path, blob))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_fault_26_links_out_of_the_hub_cache_are_not(tmp_path, blob):
 def test_fault_27_indices_that_are_none(tmp_path, content, word):
     write_model(tmp_path, ARRAYS)
     (tmp_path / INDEX).write_text(content)
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert word in message
     assert INDEX in message
 
@@ -196,7 +196,7 @@ def test_fault_27_indices_that_are_none(tmp_path, content, word):
 def test_fault_27_a_million_entries(tmp_path):
     write_model(tmp_path, ARRAYS)
     write_index(tmp_path, {f"t{i}": "model.safetensors" for i in range(1_000_000)})
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert "disagree on 1000005 tensors" in message
     assert len(message) < 1000
 
@@ -205,7 +205,7 @@ def test_fault_27_a_huge_index_is_not_even_read(tmp_path):
     write_model(tmp_path, ARRAYS)
     with (tmp_path / INDEX).open("wb") as file:
         file.truncate(1 << 33)
-    assert "8589934592 bytes, more than the" in refused(tmp_path)
+    assert "8589934592 bytes, more than the" in assert_refused(tmp_path)
 
 
 def test_fault_28_index_wins_over_strays(tmp_path):
@@ -221,7 +221,7 @@ def test_fault_28_index_wins_over_strays(tmp_path):
 def test_fault_28_several_files_without_an_index(tmp_path):
     small_file(tmp_path / "model-00001-of-00002.safetensors")
     small_file(tmp_path / "model-00002-of-00002.safetensors")
-    message = refused(tmp_path)
+    message = assert_refused(tmp_path)
     assert "2 weight files without an index (model-00001-of-00002.safetensors, model-00002" in message
 
 
@@ -235,7 +235,7 @@ def test_an_index_with_a_wrong_total_is_a_warning(tmp_path):
 def test_fault_29_lfs_pointer_in_a_folder(tmp_path):
     write_model(tmp_path, ARRAYS)
     (tmp_path / "model.safetensors").write_bytes(attacks.LOOKALIKES["Git-LFS pointer"][0])
-    assert "this is a Git-LFS pointer and not a safetensors file" in refused(tmp_path)
+    assert "this is a Git-LFS pointer and not a safetensors file" in assert_refused(tmp_path)
 
 
 def test_fault_35_configurations(tmp_path):
@@ -247,12 +247,12 @@ def test_fault_35_configurations(tmp_path):
         '{"a": 1, "a": 2}': "appears twice",
     }.items():
         config.write_text(content)
-        message = refused(tmp_path)
+        message = assert_refused(tmp_path)
         assert word in message
         assert "config.json" in message
     with config.open("wb") as file:
         file.truncate(1 << 30)
-    assert "1073741824 bytes, more than the 16777216" in refused(tmp_path)
+    assert "1073741824 bytes, more than the 16777216" in assert_refused(tmp_path)
     config.unlink()
     folder = open_folder(tmp_path)
     assert (folder.config, folder.warnings) == (None, ("there is no config.json",))
@@ -273,13 +273,13 @@ def test_fault_35_code_is_listed_and_never_run(tmp_path):
 
 def test_fault_37_a_directory_or_a_pipe_as_weights(tmp_path):
     (tmp_path / "model.safetensors").mkdir()
-    assert "found a directory where a file was expected" in refused(tmp_path)
+    assert "found a directory where a file was expected" in assert_refused(tmp_path)
     (tmp_path / "model.safetensors").rmdir()
     os.mkfifo(tmp_path / "model.safetensors")
-    assert "found a named pipe where a file was expected" in refused(tmp_path)
+    assert "found a named pipe where a file was expected" in assert_refused(tmp_path)
     small = small_file(tmp_path / "m" / "model.safetensors").parent
     os.mkfifo(small / "config.json")
-    assert "named pipe" in refused(small)
+    assert "named pipe" in assert_refused(small)
 
 
 def test_other_files_that_lead_outside_are_left_out(tmp_path):
@@ -306,7 +306,7 @@ def test_other_files_that_lead_outside_are_left_out(tmp_path):
 )
 def test_fault_44_packed_by_configuration(tmp_path, quantization):
     write_model(tmp_path, ARRAYS, config={"quantization_config": quantization})
-    message = refused(tmp_path, RefusedError, 1)
+    message = assert_refused(tmp_path, RefusedError, 1)
     assert quantization.get("quant_method", "bitsandbytes") in message
     assert "use the unquantised model" in message
 
@@ -325,7 +325,7 @@ def test_fault_44_packed_by_configuration(tmp_path, quantization):
 def test_fault_44_packed_by_names(tmp_path, names):
     arrays = {n: np.zeros(2, t) for n, t in names.items()}
     write_model(tmp_path, arrays)
-    assert next(iter(names)).split(".")[0] in refused(tmp_path, RefusedError, 1)
+    assert next(iter(names)).split(".")[0] in assert_refused(tmp_path, RefusedError, 1)
     with pytest.raises(RefusedError, match="packed quantised weights"):
         open_single(tmp_path / "model.safetensors")
 
@@ -352,7 +352,7 @@ def test_fault_33_folder_and_shards_are_watched(tmp_path):
 def test_fault_31_hostile_names_of_files_stay_printable(tmp_path):
     (tmp_path / "\x1b[2Jmodel-1.safetensors").write_bytes(b"")
     (tmp_path / "model-2.safetensors").write_bytes(b"")
-    assert "\\x1b[2Jmodel-1" in refused(tmp_path)
+    assert "\\x1b[2Jmodel-1" in assert_refused(tmp_path)
 
 
 # One file.

@@ -39,7 +39,7 @@ def open_descriptors():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def refused(act, *args):
+def assert_refused(act, *args):
     with pytest.raises(DamagedInputError) as caught:
         act(*args)
     assert caught.value.exit_code == 3
@@ -107,10 +107,10 @@ def test_fault_38_odd_but_possible_paths(tmp_path, name):
 @pytest.mark.parametrize("tensor", ["a", "b"])
 def test_fault_33_truncated_while_open(small, tmp_path, tensor):
     os.truncate(tmp_path / "model.safetensors", small.header.data_start + 4)
-    message = refused(small.read, tensor, 0, np.empty(small.specs[tensor].size, np.float32))
+    message = assert_refused(small.read, tensor, 0, np.empty(small.specs[tensor].size, np.float32))
     assert f'while tensor "{tensor}" was read' in message
-    assert f'"{tensor}"' in refused(small.raw, tensor, 0, small.specs[tensor].size)
-    assert "its size went from" in refused(small.check_unchanged)
+    assert f'"{tensor}"' in assert_refused(small.raw, tensor, 0, small.specs[tensor].size)
+    assert "its size went from" in assert_refused(small.check_unchanged)
 
 
 def test_fault_33_replaced_while_closed(small, tmp_path):
@@ -118,21 +118,21 @@ def test_fault_33_replaced_while_closed(small, tmp_path):
     small.close()
     attacks.small_file(tmp_path / "other")
     (tmp_path / "other").replace(tmp_path / "model.safetensors")
-    assert "another file has taken its place" in refused(small.raw, "a", 0, 1)
-    assert "another file has taken its place" in refused(small.check_unchanged)
+    assert "another file has taken its place" in assert_refused(small.raw, "a", 0, 1)
+    assert "another file has taken its place" in assert_refused(small.check_unchanged)
 
 
 def test_fault_33_written_to(small, tmp_path):
     status = (tmp_path / "model.safetensors").stat()
     os.utime(tmp_path / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert "it was written to" in refused(small.check_unchanged)
+    assert "it was written to" in assert_refused(small.check_unchanged)
 
 
 def test_fault_33_removed(small, tmp_path):
     read(small, "a")
     (tmp_path / "model.safetensors").unlink()
     assert read(small, "a").tolist() == [1, 2]  # the open descriptor still reads it
-    assert "vanished" in refused(small.check_unchanged)
+    assert "vanished" in assert_refused(small.check_unchanged)
 
 
 def test_a_failing_disk_is_reported(small, monkeypatch):
@@ -141,10 +141,10 @@ def test_a_failing_disk_is_reported(small, monkeypatch):
 
     monkeypatch.setattr(safetensors_reader.os, "preadv", fail)
     monkeypatch.setattr(safetensors_reader.os, "pread", fail)
-    assert 'tensor "a" cannot be read (Input/output error)' in refused(
+    assert 'tensor "a" cannot be read (Input/output error)' in assert_refused(
         small.read, "a", 0, np.empty(2, np.float32)
     )
-    assert 'tensor "b" cannot be read (Input/output error)' in refused(small.raw, "b", 0, 2)
+    assert 'tensor "b" cannot be read (Input/output error)' in assert_refused(small.raw, "b", 0, 2)
 
 
 def test_fault_56_short_reads_are_looped(small, monkeypatch):

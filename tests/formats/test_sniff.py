@@ -10,7 +10,7 @@ from deltasmith.formats.sniff import open_regular, read_head, what_it_is
 from formats import attacks
 
 
-def refused(act, path):
+def assert_refused(act, path):
     with pytest.raises(DamagedInputError) as caught:
         act(path)
     assert caught.value.exit_code == 3
@@ -22,7 +22,7 @@ def test_fault_29_says_what_the_file_is(tmp_path, what):
     content, remedy = attacks.LOOKALIKES[what]
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    message = refused(SafetensorsFile, path)
+    message = assert_refused(SafetensorsFile, path)
     assert what in message
     assert remedy in message
     assert "not a safetensors file" in message
@@ -35,7 +35,7 @@ def test_an_unknown_head_is_not_guessed_at():
 
 def test_fault_37_only_regular_files_are_opened(tmp_path):
     for what, path in attacks.special_files(tmp_path).items():
-        message = refused(open_regular, path)
+        message = assert_refused(open_regular, path)
         assert f"found a {what} where a file was expected" in message
         assert str(path) in message
 
@@ -46,12 +46,12 @@ def test_fault_37_a_file_swapped_for_a_pipe_between_stat_and_open(tmp_path, monk
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     status = honest.stat()
     monkeypatch.setattr(Path, "stat", lambda path: status)
-    assert "named pipe" in refused(open_regular, pipe)
+    assert "named pipe" in assert_refused(open_regular, pipe)
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
 
 
 def test_fault_17_missing(tmp_path):
-    message = refused(open_regular, tmp_path / "none.safetensors")
+    message = assert_refused(open_regular, tmp_path / "none.safetensors")
     assert message == f"there is no such file in {tmp_path / 'none.safetensors'}; check the path"
 
 
@@ -62,7 +62,7 @@ def test_fault_17_unreadable(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(sniff.os, "open", deny)
-    assert "permission denied" in refused(open_regular, path)
+    assert "permission denied" in assert_refused(open_regular, path)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
@@ -80,7 +80,7 @@ def test_fault_54_too_many_open_files_is_a_matter_of_resources(tmp_path, monkeyp
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "nul\0byte"])
 def test_fault_38_impossible_paths(tmp_path, name):
-    refused(open_regular, f"{tmp_path}/{name}")
+    assert_refused(open_regular, f"{tmp_path}/{name}")
 
 
 def test_read_head(tmp_path):
@@ -98,4 +98,4 @@ def test_read_head_reports_a_read_error(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(sniff.os, "pread", fail)
-    assert "Input/output error" in refused(read_head, path)
+    assert "Input/output error" in assert_refused(read_head, path)

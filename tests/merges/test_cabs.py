@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from deltasmith.errors import RefusedError
 from deltasmith.merges.cabs import Cabs, CabsFilled, CabsWholeBlocks, n_of_m, prune_in_turn
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows
 
@@ -90,7 +90,7 @@ def test_golden(case: Case) -> None:
     for name in deltas[0]:
         pruned = prune_in_turn(merge, np.stack([delta[name] for delta in deltas]))
         for got, wanted in zip(pruned, expected, strict=True):
-            close(got, wanted[name], case)
+            assert_close(got, wanted[name], case)
     if 2 * case.params["n"] < case.params["m"]:
         # Where models need not overlap, the default agrees with both scripts.
         for name in deltas[0]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deltasmith.merges.elect import Elect, ElectMax, ElectSum
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows, small_floats
 
@@ -125,9 +125,11 @@ def test_golden_ties(case: Case) -> None:
     ]
     records = {"dis-mean": Elect, "dis-sum": ElectSum, "dis-max": ElectMax}
     merged = merge_table(records[case.params["merge_func"]](zero="majority"), trimmed)
-    close(oracles.flat(merged), arrays["expected_flat_tv"], case)
+    assert_close(oracles.flat(merged), arrays["expected_flat_tv"], case)
     for name, delta in merged.items():
-        close(arrays["base"][name] + np.float32(case.params["lam"]) * delta, arrays["expected"][name], case)
+        assert_close(
+            arrays["base"][name] + np.float32(case.params["lam"]) * delta, arrays["expected"][name], case
+        )
 
 
 @pytest.mark.parametrize("case", cases("della_merge", "authors"), ids=str)
@@ -140,7 +142,7 @@ def test_golden_della_elect_and_fuse(case: Case) -> None:
     # The released code counts a zero sum as positive; the paper's sgn 0 = 0 is the default of `zero`.
     record = Elect if case.params["normalize"] else ElectSum
     merged = merge_table(record(zero="positive"), dropped, weights=case.params["weights"])[""]
-    close(arrays["base"] + np.float32(case.params["lam"]) * merged, arrays["expected"], case)
+    assert_close(arrays["base"] + np.float32(case.params["lam"]) * merged, arrays["expected"], case)
 
 
 def test_a_scalar_and_an_empty_tensor() -> None:

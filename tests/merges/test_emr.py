@@ -11,7 +11,7 @@ from deltasmith.errors import RecipeError
 from deltasmith.merges.emr import Emr, masked
 from deltasmith.merges.unify import Unify
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows, small_floats
 
@@ -104,7 +104,7 @@ def test_golden_masks_and_rescalers(case: Case) -> None:
             got = merge_table(Emr(task=f"m{task}", rescaler=rescaler), deltas)
             scale = arrays[f"expected_rescaler_{role}"][task]
             for name, tensor in got.items():
-                close(tensor, scale * masked(unified[name], delta[name]), case)
+                assert_close(tensor, scale * masked(unified[name], delta[name]), case)
     rebuilt = merge_table(Emr(task="m0", rescaler="l1_tensor_mean"), deltas)
     for name, expected in arrays["expected_recon_0"].items():
-        close(arrays["base"][name] + rebuilt[name], expected, case)
+        assert_close(arrays["base"][name] + rebuilt[name], expected, case)

@@ -12,7 +12,7 @@ from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.merges.fisher import Fisher, FisherAdded
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows
 
@@ -132,4 +132,4 @@ def test_golden(case: Case) -> None:
     models, fishers = oracles.models_of(arrays), oracles.models_of(arrays, "fisher")
     got = merge_table(merge, models, weights=params["coefficients"], statistics=fishers)
     for name, tensor in got.items():
-        close(tensor, arrays["expected"][name], case)
+        assert_close(tensor, arrays["expected"][name], case)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deltasmith.merges.iso import IsoC, IsoCts, common_rank
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick, spectrum
 
 
@@ -15,7 +15,7 @@ def test_golden(case):
     operation = IsoC() if common is None else IsoCts(common=common)
     for name, expected in arrays["expected"].items():
         deltas = [arrays[f"delta_{i}"][name] for i in range(case.params["tasks"])]
-        close(merged(operation, deltas, name=name), expected, case)
+        assert_close(merged(operation, deltas, name=name), expected, case)
 
 
 @pytest.mark.parametrize("case", cases("iso_cts", "authors"), ids=str)

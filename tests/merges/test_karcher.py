@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from deltasmith.errors import RecipeError
 from deltasmith.merges.karcher import Karcher
 from deltasmith.merges.slerp import Slerp
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick
 
 
@@ -16,7 +16,7 @@ def test_golden(case):
     arrays = case.arrays
     cells = [arrays[role] for role in sorted(arrays) if role.startswith("v")]
     operation = Karcher(max_iter=case.params["max_iter"], tol=case.params["tol"])
-    close(merged(operation, cells), arrays["expected"], case)
+    assert_close(merged(operation, cells), arrays["expected"], case)
 
 
 def test_by_hand():

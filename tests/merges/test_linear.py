@@ -12,7 +12,7 @@ from deltasmith.merges.linear import Linear, LinearSum
 from deltasmith.merges.mean import Mean
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows
 
@@ -74,4 +74,4 @@ def test_golden(case: Case) -> None:
     merge = Linear() if case.params["normalize"] else LinearSum()
     merged = merge_table(merge, oracles.models_of(arrays), weights=case.params["weights"])
     for name, tensor in merged.items():
-        close(tensor, arrays["expected"][name], case)
+        assert_close(tensor, arrays["expected"][name], case)

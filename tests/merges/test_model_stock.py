@@ -14,7 +14,7 @@ from deltasmith.merges.model_stock import (
     ratio,
     ratio_mergekit,
 )
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick
 
 CASES = cases("model_stock", "mergekit")
@@ -29,14 +29,14 @@ def deltas_of(case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_golden(case):
     operation = ModelStockRowsMergekit() if case.params["filter_wise"] else ModelStockMergekit()
-    close(case.arrays["base"] + merged(operation, deltas_of(case)), case.arrays["expected"], case)
+    assert_close(case.arrays["base"] + merged(operation, deltas_of(case)), case.arrays["expected"], case)
 
 
 # Some rows of model_stock_3_fw have a negative mean cosine: the clamp tells paper from mergekit there.
 @pytest.mark.parametrize("case", [c for c in CASES if c.id != "model_stock_3_fw"], ids=str)
 def test_paper_agrees_where_nothing_is_clamped(case):
     operation = ModelStockRows() if case.params["filter_wise"] else ModelStock()
-    close(case.arrays["base"] + merged(operation, deltas_of(case)), case.arrays["expected"], case)
+    assert_close(case.arrays["base"] + merged(operation, deltas_of(case)), case.arrays["expected"], case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from deltasmith.errors import RecipeError
 from deltasmith.merges.multislerp import MultiSlerp, MultiSlerpUnnormalised
 from deltasmith.merges.slerp import Slerp
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick
 
 
@@ -16,7 +16,7 @@ def test_golden(case):
     operation = MultiSlerp() if case.params["normalize_weights"] else MultiSlerpUnnormalised()
     base = arrays.get("base", np.float32(0))
     cells = [arrays[f"v{i}"] - base for i in range(len(weights))]
-    close(base + merged(operation, cells, weights=weights), arrays["expected"], case)
+    assert_close(base + merged(operation, cells, weights=weights), arrays["expected"], case)
 
 
 def test_by_hand():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from deltasmith.errors import RecipeError
 from deltasmith.merges.nuslerp import NuSlerp, NuSlerpColumns, NuSlerpRows, position
 from deltasmith.merges.slerp import Slerp
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick
 
 ALONG = {0: NuSlerpColumns, -1: NuSlerpRows, None: NuSlerp}
@@ -22,14 +22,14 @@ def test_golden(case):
         if "UNSTABLE" in case.note:  # opposite tensors: we take the straight line
             assert np.allclose(got, (1 - t) * pair[0] + t * pair[1], atol=1e-6)
         else:
-            close(got, arrays[f"expected_{i}"], case)
+            assert_close(got, arrays[f"expected_{i}"], case)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "weights" in c.params], ids=str)
 def test_golden_by_weights(case):
     arrays, base = case.arrays, case.arrays.get("base", np.float32(0))
     got = merged(NuSlerp(), [arrays["v0"] - base, arrays["v1"] - base], weights=case.params["weights"])
-    close(base + got, arrays["expected"], case)
+    assert_close(base + got, arrays["expected"], case)
 
 
 def test_by_hand():

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from deltasmith.merges.pcb import Clip, Pcb, PcbPairwise, PcbSigned, Window
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows
 
@@ -112,4 +112,4 @@ def test_golden(case: Case) -> None:
         deltas,
         [case.params["lam"]] * len(deltas),
     )
-    close(got, arrays["expected"], case)
+    assert_close(got, arrays["expected"], case)

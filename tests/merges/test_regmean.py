@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from deltasmith.errors import RecipeError, RefusedError
 from deltasmith.merges.regmean import RegMean
 from deltasmith.operation.reference import merge_table
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick
 
 
@@ -29,8 +29,8 @@ def test_golden(case):
     operation = RegMean(statistics={}, off_diagonal=case.params["reduce_non_diagonal_ratio"])
     grams = statistics([arrays[f"gram_{i}"] for i in models])
     got = merge_table(operation, columns, statistics=grams)
-    close(got["w.weight"], arrays["expected_W"], case)
-    close(got["w.bias"], arrays["expected_b"], case)
+    assert_close(got["w.weight"], arrays["expected_W"], case)
+    assert_close(got["w.bias"], arrays["expected_b"], case)
 
 
 def test_by_hand():

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from deltasmith.merges.sce import Sce, SceMasked, coefficients
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows
 
@@ -111,4 +111,4 @@ def test_density_zero_is_refused() -> None:
 def test_golden(case: Case) -> None:
     arrays = case.arrays
     got = merge_table(Sce(density=case.params["select_topk"]), oracles.deltas_of(arrays))
-    close(arrays["base"] + got[""], arrays["expected"], case)
+    assert_close(arrays["base"] + got[""], arrays["expected"], case)

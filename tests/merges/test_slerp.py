@@ -8,7 +8,7 @@ from deltasmith.errors import RecipeError
 from deltasmith.merges.slerp import Slerp, SlerpMergekit
 from deltasmith.merges.spherical import angle, arc
 from deltasmith.operation.schedule import Curve
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick
 
 
@@ -22,14 +22,14 @@ def at_angle(theta, n=40):
 def test_golden(case):
     arrays = case.arrays
     for i, t in enumerate(case.params["t"]):
-        close(merged(SlerpMergekit(t=t), [arrays["v0"], arrays["v1"]]), arrays[f"expected_{i}"], case)
+        assert_close(merged(SlerpMergekit(t=t), [arrays["v0"], arrays["v1"]]), arrays[f"expected_{i}"], case)
 
 
 @pytest.mark.parametrize("case", [c for c in cases("slerp") if "0p9997" not in c.id], ids=str)
 def test_paper_differs_only_above_the_threshold(case):
     arrays = case.arrays
     for i, t in enumerate(case.params["t"]):
-        close(merged(Slerp(t=t), [arrays["v0"], arrays["v1"]]), arrays[f"expected_{i}"], case)
+        assert_close(merged(Slerp(t=t), [arrays["v0"], arrays["v1"]]), arrays[f"expected_{i}"], case)
 
 
 def test_by_hand():

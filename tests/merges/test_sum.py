@@ -11,7 +11,7 @@ from deltasmith.merges.mean import Mean
 from deltasmith.merges.sum import Sum
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows, small_floats
 
@@ -48,7 +48,7 @@ def test_golden_task_arithmetic(case: Case) -> None:
     merge = Mean() if case.params.get("normalize") else Sum()
     merged = merge_table(merge, deltas, weights=case.params.get("weights"))
     for name, delta in merged.items():
-        close(base[name] + np.float32(case.params["lam"]) * delta, arrays["expected"][name], case)
+        assert_close(base[name] + np.float32(case.params["lam"]) * delta, arrays["expected"][name], case)
 
 
 @pytest.mark.parametrize("case", cases("expo"), ids=str)
@@ -58,4 +58,4 @@ def test_golden_expo_is_one_model_of_weight_above_one(case: Case) -> None:
     delta = {name: aligned[name] - sft[name] for name in sft}
     merged = merge_table(Sum(), [delta], weights=[1 + case.params["alpha"]])
     for name in sft:
-        close(sft[name] + merged[name], arrays["expected"][name], case)
+        assert_close(sft[name] + merged[name], arrays["expected"][name], case)

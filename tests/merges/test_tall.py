@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from deltasmith.merges.sum import Sum
 from deltasmith.merges.tall import Tall, active
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows, small_floats
 
@@ -58,13 +58,13 @@ def test_golden(case: Case) -> None:
     arrays = case.arrays
     deltas, mask_scale = oracles.deltas_of(arrays), case.params["tall_mask_lambda"]
     base, total = oracles.flat(arrays["base"]), oracles.flat(merge_table(Sum(), deltas))
-    close(total, arrays["expected_tv_flat"], case)
+    assert_close(total, arrays["expected_tv_flat"], case)
     for task, tuned in enumerate(map(oracles.flat, oracles.models_of(arrays))):
         expected = arrays["expected_mask_flat"][task].astype(bool)
         # The reference compares weights, whose rounding decides near-ties.
         mask = active(base - tuned, (base + total) - tuned, mask_scale)
         assert np.array_equal(mask, expected)
-        close(base + mask * total, arrays["expected_recon_flat"][task], case)
+        assert_close(base + mask * total, arrays["expected_recon_flat"][task], case)
         got = oracles.flat(merge_table(Tall(task=f"m{task}", mask_scale=mask_scale), deltas))
         own = np.abs(oracles.flat(deltas[task]))
         rest = np.float32(mask_scale) * np.abs(total - oracles.flat(deltas[task]))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from deltasmith.errors import RecipeError
 from deltasmith.merges.twin import Twin, TwinMagnitude, keep_largest_share
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick, spectrum
 
 
@@ -17,16 +17,18 @@ def test_golden(case, model):
     for name, expected in arrays[f"expected_{model}"].items():
         deltas = [arrays[f"ft_{i}"][name] - arrays["base"][name] for i in range(2)]
         shared = arrays["shared"][name] - arrays["base"][name]
-        close(merged(operation, deltas, name=name) - shared, expected, case)
+        assert_close(merged(operation, deltas, name=name) - shared, expected, case)
 
 
 @pytest.mark.parametrize("case", cases("twin_magnitude", "authors"), ids=str)
 def test_golden_magnitude(case):
-    close(keep_largest_share(case.arrays["delta_0"], case.params["density"]), case.arrays["expected"], case)
+    assert_close(
+        keep_largest_share(case.arrays["delta_0"], case.params["density"]), case.arrays["expected"], case
+    )
     # With nothing shared the merge is the compressed delta itself.
     operation = TwinMagnitude(task="m1", density=case.params["density"], shared_scale=0)
     delta = case.arrays["delta_0"]
-    close(merged(operation, [0 * delta + 1, delta]), case.arrays["expected"], case)
+    assert_close(merged(operation, [0 * delta + 1, delta]), case.arrays["expected"], case)
 
 
 def test_by_hand():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deltasmith.merges.unify import Unify
 from deltasmith.operation.protocols import Found, Place
 from deltasmith.operation.reference import merge_table
-from golden_cases import Case, cases, close
+from golden_cases import Case, assert_close, cases
 from merges import oracles
 from merges.examples import rows, small_floats
 
@@ -39,4 +39,4 @@ def test_golden(case: Case) -> None:
     arrays = case.arrays
     merged = merge_table(Unify(), oracles.deltas_of(arrays))
     for name, tensor in merged.items():
-        close(tensor, arrays["expected_unified"][name], case)
+        assert_close(tensor, arrays["expected_unified"][name], case)

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from deltasmith.kernels.linalg import adam_step
 from deltasmith.merges.wudi import Wudi
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from merges.examples_matrix import drawn, merged, quick
 
 
@@ -22,7 +22,7 @@ def test_golden(case):
     arrays = case.arrays
     deltas = [arrays[f"delta_{i}"] for i in range(case.params["tasks"])]
     got = merged(Wudi(steps=case.params["iter_num"], learning_rate=case.params["lr"]), deltas)
-    close(got, arrays["expected"], case)
+    assert_close(got, arrays["expected"], case)
     assert np.abs(got - arrays["expected"]).max() < 2e-6
 
 

@@ -18,7 +18,7 @@ from deltasmith.formats.opening import open_model
 from deltasmith.packing.extraction import Wish, extract_lora
 from deltasmith.table.checkpoint import Spec
 from deltasmith.table.dtypes import DTYPES
-from golden_cases import cases, close
+from golden_cases import assert_close, cases
 from models import (
     config,
     draw,
@@ -78,11 +78,11 @@ def test_golden(case):
     arrays = wish.codec().encode(delta, cell)
     a, b = lora_factors(arrays["left"], arrays["right"], "linear", delta.shape)
     assert a.shape[0] == int(given["expected_rank"])
-    close(b.astype(np.float64) @ a, given["expected_BA"], case)
-    close(np.linalg.norm(a, axis=1), given["expected_A_row_norms"], case)
-    close(np.linalg.norm(b, axis=0), given["expected_B_col_norms"], case)
+    assert_close(b.astype(np.float64) @ a, given["expected_BA"], case)
+    assert_close(np.linalg.norm(a, axis=1), given["expected_A_row_norms"], case)
+    assert_close(np.linalg.norm(b, axis=0), given["expected_B_col_norms"], case)
     products = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=0)
-    close(products, given["expected_singular_values"][: len(products)], case)
+    assert_close(products, given["expected_singular_values"][: len(products)], case)
 
 
 def test_the_whole_model_comes_back_at_full_rank(models, tmp_path):

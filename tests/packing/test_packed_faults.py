@@ -49,7 +49,7 @@ def copy(models, tmp_path):
     return tmp_path / "models" / "packed"
 
 
-def refused_to_unpack(place: Path, code: int, *words: str, **options: object) -> None:
+def assert_refused_to_unpack(place: Path, code: int, *words: str, **options: object) -> None:
     """Unpack what must be refused: one line, nothing under or beside OUT, the inputs as they were."""
     before = tree(place.parent)
     out = place.parent.parent / "place" / "out"
@@ -69,14 +69,14 @@ def test_one_bit_of_the_base_differs(copy):
     data = bytearray(weights.read_bytes())
     data[len(data) // 2 * 2 - 2] ^= 1
     weights.write_bytes(data)
-    refused_to_unpack(copy, 3, "not the base it was packed against", "'base'", "delta.safetensors")
-    refused_to_unpack(copy, 3, "not the base it was packed against", base=copy.parent / "base")
+    assert_refused_to_unpack(copy, 3, "not the base it was packed against", "'base'", "delta.safetensors")
+    assert_refused_to_unpack(copy, 3, "not the base it was packed against", base=copy.parent / "base")
 
 
 def test_a_base_of_other_shapes(copy):
     write_model(copy.parent / "other", draw(0, inter=20))
-    refused_to_unpack(copy, 3, "not the base it was packed against", base=copy.parent / "other")
-    refused_to_unpack(copy, 3, "not the base it was packed against", base=copy.parent / "m0")
+    assert_refused_to_unpack(copy, 3, "not the base it was packed against", base=copy.parent / "other")
+    assert_refused_to_unpack(copy, 3, "not the base it was packed against", base=copy.parent / "m0")
 
 
 def test_the_same_base_in_other_shards_is_no_other_base(copy, models):
@@ -87,11 +87,11 @@ def test_the_same_base_in_other_shards_is_no_other_base(copy, models):
 
 def test_no_base_an_adapter_a_packed_delta_nothing(copy, models):
     write_adapter(copy.parent / "adapter", models.base, 1)
-    refused_to_unpack(copy, 1, "an adapter cannot be the base", base=copy.parent / "adapter")
-    refused_to_unpack(copy, 3, "nothing lies at", base=copy.parent / "nowhere")
-    refused_to_unpack(copy, 3, "not the base it was packed against", base=copy)
+    assert_refused_to_unpack(copy, 1, "an adapter cannot be the base", base=copy.parent / "adapter")
+    assert_refused_to_unpack(copy, 3, "nothing lies at", base=copy.parent / "nowhere")
+    assert_refused_to_unpack(copy, 3, "not the base it was packed against", base=copy)
     shutil.move(copy.parent / "base", copy.parent / "elsewhere")
-    refused_to_unpack(copy, 1, "needs its base 'base'", "--base")
+    assert_refused_to_unpack(copy, 1, "needs its base 'base'", "--base")
 
 
 # Truncation, bit by bit damage.
@@ -119,9 +119,9 @@ def test_truncated_everywhere(copy, models):
         with pytest.raises(DamagedInputError):
             words(copy)
     path.write_bytes(data[: len(data) // 2])
-    refused_to_unpack(copy, 3, "delta.safetensors")
+    assert_refused_to_unpack(copy, 3, "delta.safetensors")
     path.write_bytes(data + b"PK")
-    refused_to_unpack(copy, 3, "delta.safetensors")
+    assert_refused_to_unpack(copy, 3, "delta.safetensors")
 
 
 def test_flipped_bits(copy, models):
@@ -164,7 +164,7 @@ def test_a_flipped_bit_is_told_with_the_arrays_name(copy):
     begin = json.loads(bytes(data[8 : 8 + length]))[name]["data_offsets"][0]
     data[8 + length + begin + 1] ^= 16
     path.write_bytes(data)
-    refused_to_unpack(copy, 3, name, "its hash differs", "delta.safetensors")
+    assert_refused_to_unpack(copy, 3, name, "its hash differs", "delta.safetensors")
     check_refusal(run("verify", copy), 6, name)
 
 
@@ -203,7 +203,7 @@ def test_a_truncated_stream(copy):
     words(copy)  # so far all is well
     for cut in (1, len(frame) // 2, len(frame) - 1):
         put_stream(copy, *lossless_stream(n, frame[:cut]))
-        refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode")
+        assert_refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode")
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -219,7 +219,7 @@ def test_a_decompression_bomb(copy, declared):
         frame if len(frame) <= 2 * n else frame[: 2 * n - 50]
     )  # a block may not be longer than its elements
     put_stream(copy, *lossless_stream(n, frame))
-    refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode", "declares")
+    assert_refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode", "declares")
 
 
 def test_a_frame_that_lies_about_its_size(copy):
@@ -231,14 +231,14 @@ def test_a_frame_that_lies_about_its_size(copy):
     # The head of a frame of n bytes, the blocks of one of 16 MiB.
     forged = lie[: zstandard.frame_header_size(lie)] + frame[zstandard.frame_header_size(bytes(frame)) :]
     put_stream(copy, *lossless_stream(n, forged))
-    refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode")
+    assert_refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode")
 
 
 def test_frames_behind_frames(copy):
     n = elements(copy)
     frame = zstandard.ZstdCompressor().compress(bytes(n))
     put_stream(copy, *lossless_stream(n, frame + frame))
-    refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode")
+    assert_refused_to_unpack(copy, 3, MODEL["lossless"], "does not decode")
 
 
 @pytest.mark.parametrize("name", MODEL.values(), ids=MODEL)
@@ -280,20 +280,20 @@ def test_a_newer_version(copy):
     parts = Parts.of(copy)
     parts.metadata |= {"version": "2", "deltasmith": "7.5"}
     parts.write(copy)
-    refused_to_unpack(
+    assert_refused_to_unpack(
         copy, 3, "format version 2, written by deltasmith 7.5; this one reads version 1", "newer"
     )
     check_refusal(run("inspect", copy), 3, "format version 2")
     parts.metadata["version"] = "1"
     parts.document["version"] = 2
     parts.write(copy)
-    refused_to_unpack(copy, 3, "format version 2", "install a newer deltasmith")
+    assert_refused_to_unpack(copy, 3, "format version 2", "install a newer deltasmith")
 
 
 @pytest.mark.parametrize("version", ["", "-1", "1.0", "0", "²", "9" * 5000, "99999999999999999999"])
 def test_a_version_that_is_none(copy, version):
     changed(copy, lambda parts: parts.metadata.update(version=version))
-    refused_to_unpack(copy, 3, "version")
+    assert_refused_to_unpack(copy, 3, "version")
 
 
 def test_no_document_or_one_of_another_kind(copy):
@@ -301,7 +301,7 @@ def test_no_document_or_one_of_another_kind(copy):
     for text in (b"", b"\0" * 50, b"[]", b"{}", b"[" * 10**6):
         parts.text = text
         parts.write(copy)
-        refused_to_unpack(copy, 3, "document", "delta.safetensors")
+        assert_refused_to_unpack(copy, 3, "document", "delta.safetensors")
 
 
 def test_a_document_whose_hash_is_not_the_headers(copy):
@@ -309,7 +309,7 @@ def test_a_document_whose_hash_is_not_the_headers(copy):
     parts.mend.discard("document")
     parts.document["notes"] = ["slander"]
     parts.write(copy)
-    refused_to_unpack(copy, 3, "document is damaged (its hash differs)")
+    assert_refused_to_unpack(copy, 3, "document is damaged (its hash differs)")
 
 
 def test_duplicated_keys(copy):
@@ -318,7 +318,7 @@ def test_duplicated_keys(copy):
     text = json.dumps(parts.document)
     parts.text = text.replace('"version": 1,', '"version": 1, "version": 1,', 1).encode()
     parts.write(copy)
-    refused_to_unpack(copy, 3, "appears twice")
+    assert_refused_to_unpack(copy, 3, "appears twice")
 
 
 @pytest.mark.parametrize("shape", [[2**47], [2**47, 2**47], [2**40] * 32])
@@ -334,7 +334,7 @@ def test_absurd_shapes(copy, shape):
         parts = Parts.of(copy)
         parts.tensor(name).update(shape=shape, against_base=False)
         parts.write(copy)
-        refused_to_unpack(copy, 3, name, "does not decode")
+        assert_refused_to_unpack(copy, 3, name, "does not decode")
         good.write(copy)
 
 
@@ -348,29 +348,29 @@ def test_a_rank_of_nothing_for_a_matrix_of_everything(copy):
         parts.arrays[array] = (code, [0, 2**47], b"")
     parts.tensor(name)["shape"] = [2**47, 2**47]
     parts.write(copy)
-    refused_to_unpack(copy, 3, name)
+    assert_refused_to_unpack(copy, 3, name)
 
 
 def test_codecs_that_do_not_exist(copy):
     for codec in ({"zip": {}}, {"bitdelta": {"bits": 3}}, {"os:system": {}}):
         changed(copy, lambda parts, codec=codec: parts.document["codecs"].__setitem__(0, codec))
-        refused_to_unpack(copy, 3, "codec")
+        assert_refused_to_unpack(copy, 3, "codec")
 
 
 def test_arrays_that_the_file_does_not_hold(copy):
     changed(copy, lambda parts: parts.tensor(MODEL["sparse"])["arrays"].update(index="nowhere"))
-    refused_to_unpack(copy, 3, "disagree on 2 arrays")
+    assert_refused_to_unpack(copy, 3, "disagree on 2 arrays")
 
 
 def test_an_array_that_no_tensor_uses(copy):
     changed(copy, lambda parts: parts.arrays.update(stowaway=("U8", [3], b"abc")))
-    refused_to_unpack(copy, 3, "disagree on 1 arrays", "stowaway")
+    assert_refused_to_unpack(copy, 3, "disagree on 1 arrays", "stowaway")
 
 
 def test_a_tensor_that_should_be_exact_and_is_not(copy):
     """The one thing that only the values show: told after the last of them, and nothing is published."""
     changed(copy, lambda parts: parts.tensor(NORM).update(xxh3_128="0" * 32))
-    refused_to_unpack(copy, 6, f"{NORM} did not come back to the bit")
+    assert_refused_to_unpack(copy, 6, f"{NORM} did not come back to the bit")
 
 
 def test_a_recipe_that_reads_a_damaged_container(copy):
@@ -388,7 +388,7 @@ def test_a_recipe_that_reads_a_damaged_container(copy):
 # What `pack` refuses.
 
 
-def refused_to_pack(root: Path, code: int, *words: str, base="base", model="m0", options=()) -> None:
+def assert_refused_to_pack(root: Path, code: int, *words: str, base="base", model="m0", options=()) -> None:
     before = tree(root)
     out = root.parent / "place" / "out"
     out.parent.mkdir()
@@ -409,9 +409,9 @@ def pair(tmp_path):
 def test_a_model_that_is_no_fine_tune(pair):
     root, base = pair
     write_model(root / "other", draw(3, layers=1, hidden=20))
-    refused_to_pack(root, 1, "other is no fine-tune of this base", model="other")
+    assert_refused_to_pack(root, 1, "other is no fine-tune of this base", model="other")
     write_model(root / "names", {f"encoder.{n}": a for n, a in base.items()})
-    refused_to_pack(root, 1, "names is no fine-tune of this base", "encoder.", model="names")
+    assert_refused_to_pack(root, 1, "names is no fine-tune of this base", "encoder.", model="names")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -422,18 +422,20 @@ def test_values_that_are_not_finite(pair, value):
     tune = tuned(base, 0)
     tune[name].reshape(-1)[37] = value
     write_model(root / "m0", tune)
-    refused_to_pack(root, 1, name, "37", "m0")
+    assert_refused_to_pack(root, 1, name, "37", "m0")
     assert run("pack", root / "base", root / "m0", root / "out", "--codec", "lossless", "--quiet").code == 0
     assert words(root / "out") == words(root / "m0")
 
 
 def test_fields_and_codecs_that_do_not_exist(pair):
     root, _ = pair
-    refused_to_pack(root, 2, "did you mean bitdelta?", options=("--codec", "bitdleta"))
-    refused_to_pack(root, 2, "bits", options=("--codec", "claq:bits=0"))
-    refused_to_pack(root, 2, "not field=value", options=("--codec", "claq:bits"))
-    refused_to_pack(root, 2, "no tensor matches '*.experts.*'", options=("--rule", "*.experts.*=dense"))
-    refused_to_pack(root, 2, "codec", options=("--rest", "nothing"))
+    assert_refused_to_pack(root, 2, "did you mean bitdelta?", options=("--codec", "bitdleta"))
+    assert_refused_to_pack(root, 2, "bits", options=("--codec", "claq:bits=0"))
+    assert_refused_to_pack(root, 2, "not field=value", options=("--codec", "claq:bits"))
+    assert_refused_to_pack(
+        root, 2, "no tensor matches '*.experts.*'", options=("--rule", "*.experts.*=dense")
+    )
+    assert_refused_to_pack(root, 2, "codec", options=("--rest", "nothing"))
 
 
 def test_an_adapter_or_a_packed_delta_as_base(pair):
@@ -441,8 +443,8 @@ def test_an_adapter_or_a_packed_delta_as_base(pair):
     write_adapter(root / "adapter", base, 0)
     packed(root)
     for other in ("adapter", "packed"):
-        refused_to_pack(root, 1, "cannot be the base of another", base=other)
-    refused_to_pack(root, 3, "nothing lies at", base="nowhere")
+        assert_refused_to_pack(root, 1, "cannot be the base of another", base=other)
+    assert_refused_to_pack(root, 3, "nothing lies at", base="nowhere")
 
 
 def test_out_exists_or_is_an_input(pair):
@@ -478,7 +480,7 @@ def test_a_whole_tensor_that_does_not_fit_the_memory(tmp_path):
     for name, arrays in (("base", base), ("m0", tune)):
         write_model(tmp_path / "models" / name, arrays)
     options = ("--codec", "low_rank:rank=1", "--memory", "270M")
-    refused_to_pack(
+    assert_refused_to_pack(
         tmp_path / "models", 4, "layers.0.w", "beyond the budget of 270 MiB", "--memory", options=options
     )
     result = run(
@@ -501,7 +503,7 @@ def test_a_name_that_leaves_no_room_for_its_arrays(tmp_path):
     long = "layers.0." + "w" * 1012
     for name in ("base", "m0"):
         write_model(tmp_path / "models" / name, {long: np.ones((8, 8), BF16)})
-    refused_to_pack(tmp_path / "models", 1, "too long")
+    assert_refused_to_pack(tmp_path / "models", 1, "too long")
 
 
 def test_every_refusal_is_an_error_of_ours(copy, models):

@@ -10,7 +10,7 @@ from deltasmith.recipe.tree import Keyed, Listing, Scalar, plain
 from deltasmith.recipe.yaml_file import MAX_NODES, parse, read_text, resolve_scalar, to_yaml
 
 
-def refused(text: str) -> str:
+def assert_refused(text: str) -> str:
     with pytest.raises(RecipeError) as caught:
         parse(text, "recipe.yaml")
     assert caught.value.exit_code == 2
@@ -86,22 +86,26 @@ def test_every_key_and_value_knows_its_place():
     ],
 )
 def test_anything_unusual_is_one_line(text, message):
-    assert refused(text) == message
+    assert assert_refused(text) == message
 
 
 def test_python_tags_construct_nothing():
-    assert "is not allowed" in refused("a: !!python/object/apply:os.system ['touch /tmp/no']")
+    assert "is not allowed" in assert_refused("a: !!python/object/apply:os.system ['touch /tmp/no']")
 
 
 def test_reading_stops_where_the_bound_is_met():
     # The place in the message is where reading stopped: the rest of the text was never looked at.
-    assert refused("[" * 5000).startswith("recipe.yaml:1:51: nested more than 50 levels deep")
-    assert refused("- " * 5000).startswith("recipe.yaml:1:101: nested more than 50 levels deep")
-    assert refused("a: " + "{a: " * 5000).startswith("recipe.yaml:1:200: nested more than 50 levels deep")
+    assert assert_refused("[" * 5000).startswith("recipe.yaml:1:51: nested more than 50 levels deep")
+    assert assert_refused("- " * 5000).startswith("recipe.yaml:1:101: nested more than 50 levels deep")
+    assert assert_refused("a: " + "{a: " * 5000).startswith(
+        "recipe.yaml:1:200: nested more than 50 levels deep"
+    )
     levels = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))
-    assert refused("a0: &a0 [lol]\n" + levels).startswith("recipe.yaml:1:5: anchors and aliases")
+    assert assert_refused("a0: &a0 [lol]\n" + levels).startswith("recipe.yaml:1:5: anchors and aliases")
     many = "a: [" + "1, " * (2 * MAX_NODES) + "]"
-    assert refused(many).startswith(f"recipe.yaml:1:{3 * MAX_NODES - 4}: more than {MAX_NODES:,} values")
+    assert assert_refused(many).startswith(
+        f"recipe.yaml:1:{3 * MAX_NODES - 4}: more than {MAX_NODES:,} values"
+    )
 
 
 def test_fifty_levels_are_enough():
@@ -135,7 +139,7 @@ def test_a_huge_file_is_not_even_read(tmp_path):
         file.truncate(50_000_000)
     with pytest.raises(RecipeError, match=r"larger than 1 MB \(50,000,000 bytes\)"):
         read_text(path, "recipe.yaml")
-    assert "larger than 1 MB" in refused("a: " + "ü" * 600_000)
+    assert "larger than 1 MB" in assert_refused("a: " + "ü" * 600_000)
 
 
 def test_folders_and_missing_files_are_recipe_errors(tmp_path):

@@ -30,7 +30,7 @@ def with_deltas(text: str = "bitdelta", n: int = 2) -> tuple[nn.Module, Runtime,
     return model, attach(model, deltas), deltas
 
 
-def refused(call: Any, *parts: str) -> None:
+def assert_refused(call: Any, *parts: str) -> None:
     with pytest.raises(RefusedError) as caught:
         call()
     line = str(caught.value)
@@ -41,7 +41,7 @@ def refused(call: Any, *parts: str) -> None:
 
 def test_a_delta_of_another_shape_is_refused() -> None:
     delta = packed(plain(width=16), tuned(plain(width=16), 1), "bitdelta")
-    refused(
+    assert_refused(
         lambda: attach(plain(), {"math": delta}),
         "0.weight is [16, 32], the model's is [64, 32] in the delta 'math'; attach it to its own base",
     )
@@ -51,7 +51,7 @@ def test_tensors_that_the_model_lacks_are_refused_all_at_once_or_left_out_on_req
     model = plain()
     delta = packed(model, tuned(model, 1), "bitdelta")
     more = HeldDelta({f"old.{n}": t for n, t in delta.tensors.items()} | dict(delta.tensors))
-    refused(
+    assert_refused(
         lambda: attach(model, {"math": more}),
         "the model has no tensor old.0.weight (and 5 more) in the delta 'math'; attach it to its own base",
     )
@@ -63,8 +63,8 @@ def test_a_second_runtime_on_one_model_is_refused_until_the_first_is_detached() 
     model, runtime, deltas = with_deltas()
     right = model(torch.ones(2, 32))
     line = "deltas are attached to this model already; detach() that runtime first, or attach all deltas together"
-    refused(lambda: attach(model, deltas), line)
-    refused(lambda: attach(nn.Sequential(model), {}), line)
+    assert_refused(lambda: attach(model, deltas), line)
+    assert_refused(lambda: attach(nn.Sequential(model), {}), line)
     assert torch.equal(model(torch.ones(2, 32)), right)
     runtime.detach()
     attach(model, deltas).detach()
@@ -84,9 +84,9 @@ def test_a_runtime_shows_what_is_attached_and_in_use() -> None:
 
 def test_unknown_labels_are_refused() -> None:
     _, runtime, _ = with_deltas()
-    refused(lambda: runtime.switch("history"), "no delta 'history' is attached; there are 0, 1")
-    refused(lambda: runtime.rows(["0", "history"]), "no delta 'history' is attached")
-    refused(lambda: runtime.rows([]), "no labels were given; give one label per row")
+    assert_refused(lambda: runtime.switch("history"), "no delta 'history' is attached; there are 0, 1")
+    assert_refused(lambda: runtime.rows(["0", "history"]), "no delta 'history' is attached")
+    assert_refused(lambda: runtime.rows([]), "no labels were given; give one label per row")
     assert runtime.selected is None
 
 
@@ -94,7 +94,7 @@ def test_unknown_labels_are_refused() -> None:
 def test_a_batch_of_another_length_is_refused() -> None:
     model, runtime, _ = with_deltas()
     with runtime.rows(["0", "1"]):
-        refused(
+        assert_refused(
             lambda: model(torch.zeros(3, 32)),
             "the batch has 3 rows and 2 labels were given; give one label per row",
         )
@@ -103,11 +103,11 @@ def test_a_batch_of_another_length_is_refused() -> None:
 def test_parameters_that_no_module_serves_are_refused() -> None:
     model = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 16))
     delta = packed(model, tuned(model, 1), "bitdelta")
-    refused(
+    assert_refused(
         lambda: attach(model, {"math": delta}), "lies in a TransformerEncoderLayer, which reads parameters"
     )
     bare = nn.Linear(4, 4)
-    refused(
+    assert_refused(
         lambda: attach(bare, {"math": packed(bare, tuned(bare, 1), "bitdelta")}),
         "weight belongs to the model itself, not to a module in it",
     )
@@ -115,7 +115,7 @@ def test_parameters_that_no_module_serves_are_refused() -> None:
 
 def test_a_model_that_is_not_in_memory_is_refused() -> None:
     delta = packed(plain(), tuned(plain(), 1), "bitdelta")
-    refused(
+    assert_refused(
         lambda: attach(plain().to("meta"), {"math": delta}), "0.weight is not in memory in the model; load"
     )
 
@@ -259,7 +259,9 @@ def test_a_container_on_disk_and_the_wrong_base(tmp_path: Path) -> None:
     twin.load_state_dict(fine)
     with runtime.rows(["math", "again"]):
         torch.testing.assert_close(model(x), twin(x))
-    refused(lambda: attach(plain(), {"math": f"{tmp_path / 'packed'}#other"}), "there is no delta 'other'")
+    assert_refused(
+        lambda: attach(plain(), {"math": f"{tmp_path / 'packed'}#other"}), "there is no delta 'other'"
+    )
     with pytest.raises(
         DeltasmithError,
         match=r"the model is not the base that the delta was packed against, or the delta is damaged \(.+\) in "
@@ -284,7 +286,7 @@ def test_a_base_that_gives_other_values_is_refused_by_the_hash() -> None:
     )
     attach(model, {"math": recorded}).detach()
     model[3].bias += 1e-3
-    refused(
+    assert_refused(
         lambda: attach(model, {"math": recorded}),
         "the model does not have the base's values in 3.bias of the delta 'math'; load the base it was packed with",
     )

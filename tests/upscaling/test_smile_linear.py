@@ -80,7 +80,7 @@ def test_golden(case):
     )
     with torch.inference_mode():
         got = module(torch.from_numpy(arrays["x"])).numpy()
-    golden_cases.close(got, arrays["expected_y"], case)
+    golden_cases.assert_close(got, arrays["expected_y"], case)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
