@@ -78,7 +78,7 @@ def check_after_kill(recipe, out, undisturbed, *, visible=()):
     assert neighbours(out) == []
 
 
-def kill_at_random_moments(recipe, undisturbed, place, times):
+def assert_survives_random_kills(recipe, undisturbed, place, times):
     rng = random.Random(SEED)
     start(recipe, place / "warm").join()
     began = time.monotonic()
@@ -96,15 +96,15 @@ def kill_at_random_moments(recipe, undisturbed, place, times):
 
 
 def test_fault_51_killed_at_random_moments(recipe, undisturbed, tmp_path):
-    kill_at_random_moments(recipe, undisturbed, tmp_path, 40)
+    assert_survives_random_kills(recipe, undisturbed, tmp_path, 40)
 
 
 @pytest.mark.slow
 def test_fault_51_killed_at_many_random_moments(recipe, undisturbed, tmp_path):
-    kill_at_random_moments(recipe, undisturbed, tmp_path, 200)
+    assert_survives_random_kills(recipe, undisturbed, tmp_path, 200)
 
 
-def kill_before_calls(recipe, undisturbed, place, step):
+def assert_survives_kills_before_calls(recipe, undisturbed, place, step):
     total = calls_of(recipe, place / "first" / "out", place / "calls")
     assert total > 100
     for number in [
@@ -121,15 +121,15 @@ def kill_before_calls(recipe, undisturbed, place, step):
 
 
 def test_fault_51_killed_before_calls_that_write(recipe, undisturbed, tmp_path):
-    kill_before_calls(recipe, undisturbed, tmp_path, 23)
+    assert_survives_kills_before_calls(recipe, undisturbed, tmp_path, 23)
 
 
 @pytest.mark.slow
 def test_fault_51_killed_before_every_call_that_writes(recipe, undisturbed, tmp_path):
-    kill_before_calls(recipe, undisturbed, tmp_path, 1)
+    assert_survives_kills_before_calls(recipe, undisturbed, tmp_path, 1)
 
 
-def kill_overwrites(recipe, undisturbed, place, step):
+def assert_overwrites_survive_kills(recipe, undisturbed, place, step):
     old = place / "old" / "out"
     assert run("merge", recipe, old, *OPTIONS, "--set", "scale=0.5").code == 0
     before = tree(old)
@@ -146,12 +146,12 @@ def kill_overwrites(recipe, undisturbed, place, step):
 
 
 def test_fault_61_overwrites_killed_before_calls_that_write(recipe, undisturbed, tmp_path):
-    kill_overwrites(recipe, undisturbed, tmp_path, 7)
+    assert_overwrites_survive_kills(recipe, undisturbed, tmp_path, 7)
 
 
 @pytest.mark.slow
 def test_fault_61_overwrites_killed_before_every_call_that_writes(recipe, undisturbed, tmp_path):
-    kill_overwrites(recipe, undisturbed, tmp_path, 1)
+    assert_overwrites_survive_kills(recipe, undisturbed, tmp_path, 1)
 
 
 def test_a_killed_run_is_resumed_and_not_begun_again(recipe, undisturbed, tmp_path):

@@ -34,7 +34,7 @@ def evaluate(folder: Path, *arguments: object, tasks=("items",)):
     return run("evaluate", "toy", *named, "--out", folder / "r.json", "--quiet", "--batch", 1, *arguments)
 
 
-def one_line(result, code: int, *words: str) -> None:
+def assert_one_line(result, code: int, *words: str) -> None:
     assert result.code == code, result
     assert result.out == ""
     assert len(result.err.splitlines()) == len(result.errors) == 1, result.err
@@ -44,16 +44,16 @@ def one_line(result, code: int, *words: str) -> None:
 
 def test_a_missing_task_file(folder, toy):
     (folder / "items.jsonl").unlink()
-    one_line(evaluate(folder), 3, "items.jsonl")
+    assert_one_line(evaluate(folder), 3, "items.jsonl")
     assert not (folder / "r.json").exists()
 
 
 def test_an_unknown_kind_of_task(folder, toy):
-    one_line(run("evaluate", "toy", "--tasks", f"item={folder / 'items.jsonl'}"), 2, '"items"')
+    assert_one_line(run("evaluate", "toy", "--tasks", f"item={folder / 'items.jsonl'}"), 2, '"items"')
 
 
 def test_no_task_at_all(toy):
-    one_line(run("evaluate", "toy", "--tasks", ","), 2, "no task is named")
+    assert_one_line(run("evaluate", "toy", "--tasks", ","), 2, "no task is named")
 
 
 def test_all_errors_of_a_request_are_said_together_before_the_model_is_loaded(folder, monkeypatch):
@@ -85,13 +85,13 @@ def test_a_model_that_does_not_load(folder, monkeypatch):
         raise DamagedInputError("the header is torn", where="toy/model.safetensors", fix="fetch it again")
 
     opens(monkeypatch, broken)
-    one_line(evaluate(folder), 3, "header is torn", "model.safetensors")
+    assert_one_line(evaluate(folder), 3, "header is torn", "model.safetensors")
     assert sorted(p.name for p in folder.iterdir() if p.name.startswith("r.json")) == []
 
 
 def test_a_model_folder_that_is_missing(folder):
     result = run("evaluate", folder / "nowhere", "--tasks", "family", "--runtime", "numpy", "--quiet")
-    one_line(result, 3, "nowhere")
+    assert_one_line(result, 3, "nowhere")
 
 
 class OutOfMemoryError(RuntimeError):
@@ -147,7 +147,7 @@ def test_only_the_task_at_fault_is_incomplete(folder, monkeypatch):
         raise ResourceError("the text is too long")
 
     opens(monkeypatch, lambda: Opened(toy_model(lose=lose)))
-    one_line(evaluate(folder, tasks=("perplexity", "items")), 4, "too long")
+    assert_one_line(evaluate(folder, tasks=("perplexity", "items")), 4, "too long")
     result = load_evaluation(folder / "r.json")
     assert {name: task.complete for name, task in result.tasks.items()} == {
         "perplexity": False,
@@ -159,12 +159,12 @@ def test_a_score_that_is_no_number_is_refused(folder, monkeypatch):
     from deltasmith.evaluate.language import TokenLoss
 
     opens(monkeypatch, lambda: Opened(toy_model(lose=lambda text: [TokenLoss(float("nan"), 5, 0)])))
-    one_line(evaluate(folder, tasks=("perplexity",)), 1, "no number", "perplexity")
+    assert_one_line(evaluate(folder, tasks=("perplexity",)), 1, "no number", "perplexity")
 
 
 def test_a_bug_is_reported_as_one_and_what_was_done_is_kept(folder, monkeypatch):
     opens(monkeypatch, lambda: Opened(toy_model(crash_after=8)))
-    one_line(evaluate(folder), 70, "CrashError")
+    assert_one_line(evaluate(folder), 70, "CrashError")
     healthy = toy_model()
     opens(monkeypatch, lambda: Opened(healthy))
     assert evaluate(folder).code == 0
@@ -192,7 +192,7 @@ GOOD = "print(json.dumps({'id': name, 'preference': 1.5}), flush=True)"
 def test_a_judge_that_crashes_or_talks_nonsense(folder, toy, bad, words):
     command = judge(folder, f"({bad}) if number == 6 else {GOOD}")
     failed = evaluate(folder, "--judge-command", command, tasks=("alpaca", "items"))
-    one_line(failed, 3, words, "judge.py")
+    assert_one_line(failed, 3, words, "judge.py")
     result = load_evaluation(folder / "r.json")
     assert len(result.tasks["alpaca"].outcomes) == 6
     assert result.tasks["items"].complete
@@ -201,7 +201,7 @@ def test_a_judge_that_crashes_or_talks_nonsense(folder, toy, bad, words):
     asked = toy.questions
     repaired = evaluate(folder, "--judge-command", judge(folder, GOOD), tasks=("alpaca", "items"))
     # The repaired script is another judge, so the result of the broken one is not silently replaced ...
-    one_line(repaired, 1, "--overwrite")
+    assert_one_line(repaired, 1, "--overwrite")
     repaired = evaluate(
         folder, "--judge-command", judge(folder, GOOD), "--overwrite", tasks=("alpaca", "items")
     )
@@ -245,24 +245,26 @@ def test_lm_eval_that_is_not_installed_names_the_extra(folder, toy, monkeypatch)
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else find(name)
     )
-    one_line(run("evaluate", "toy", "--tasks", "arc_easy", "--quiet"), 2, "deltasmith[eval]")
+    assert_one_line(run("evaluate", "toy", "--tasks", "arc_easy", "--quiet"), 2, "deltasmith[eval]")
 
 
 def test_a_judge_that_is_not_there(folder, toy):
-    one_line(evaluate(folder, "--judge-command", "no-such-judge", tasks=("alpaca",)), 2, "no-such-judge")
-    one_line(evaluate(folder, "--judge-model", folder / "none", tasks=("alpaca",)), 3, "config.json")
+    assert_one_line(
+        evaluate(folder, "--judge-command", "no-such-judge", tasks=("alpaca",)), 2, "no-such-judge"
+    )
+    assert_one_line(evaluate(folder, "--judge-model", folder / "none", tasks=("alpaca",)), 3, "config.json")
     assert toy.questions == 0
 
 
 def test_a_judge_without_a_task_for_it(folder, toy):
-    one_line(evaluate(folder, "--judge-command", "cat"), 2, "alpaca=FILE")
+    assert_one_line(evaluate(folder, "--judge-command", "cat"), 2, "alpaca=FILE")
 
 
 def test_a_judge_without_reference_answers(folder, toy):
     examples = json.loads((folder / "alpaca.json").read_text())
     (folder / "alpaca.json").write_text(json.dumps([{"instruction": e["instruction"]} for e in examples]))
     arguments = ("--judge-command", judge(folder, GOOD))
-    one_line(evaluate(folder, *arguments, tasks=("alpaca",)), 3, "20 of 20", "--reference")
+    assert_one_line(evaluate(folder, *arguments, tasks=("alpaca",)), 3, "20 of 20", "--reference")
     (folder / "reference.json").write_text(json.dumps(examples))
     arguments = (*arguments, "--reference", folder / "reference.json")
     assert evaluate(folder, *arguments, tasks=("alpaca",)).code == 0
@@ -270,20 +272,20 @@ def test_a_judge_without_reference_answers(folder, toy):
 
 def test_alpaca_needs_a_place_for_its_outputs(folder, toy):
     result = run("evaluate", "toy", "--tasks", specs(folder, "alpaca")[0])
-    one_line(result, 2, "--out")
+    assert_one_line(result, 2, "--out")
 
 
 def test_outputs_of_another_model_are_found_before_anything_is_generated(folder, toy):
     other = [{"dataset": "", "instruction": "x", "output": "y", "generator": "another"}]
     (folder / "model_outputs.json").write_text(json.dumps(other))
-    one_line(evaluate(folder, tasks=("alpaca",)), 1, "another", "folder of its own")
+    assert_one_line(evaluate(folder, tasks=("alpaca",)), 1, "another", "folder of its own")
     assert toy.questions == 0
 
 
 def test_annotations_of_another_model(folder, toy):
     path = folder / "annotations.json"
     path.write_text(json.dumps([{"generator_1": "r", "generator_2": "theirs", "preference": 2}]))
-    one_line(run("evaluate", "ours", "--tasks", f"annotations={path}", "--quiet"), 1, "theirs")
+    assert_one_line(run("evaluate", "ours", "--tasks", f"annotations={path}", "--quiet"), 1, "theirs")
 
 
 def test_a_damaged_journal_is_named_with_its_line(folder, toy):
@@ -291,12 +293,12 @@ def test_a_damaged_journal_is_named_with_its_line(folder, toy):
     (folder / "r.json").unlink()
     lines = (folder / "j").read_bytes().splitlines(keepends=True)
     (folder / "j").write_bytes(b"".join([*lines[:4], lines[4].replace(b"1", b"2"), *lines[5:]]))
-    one_line(evaluate(folder, "--journal", folder / "j"), 3, "j:5", "delete the line")
+    assert_one_line(evaluate(folder, "--journal", folder / "j"), 3, "j:5", "delete the line")
 
 
 def test_a_place_where_nothing_can_be_written(folder, toy):
     (folder / "file").write_text("")
-    one_line(evaluate(folder, "--out", folder / "file" / "r.json"), 2, "--out", "no folder")
+    assert_one_line(evaluate(folder, "--out", folder / "file" / "r.json"), 2, "--out", "no folder")
     assert toy.questions == 0
 
 

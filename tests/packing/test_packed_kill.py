@@ -80,7 +80,7 @@ def check(models, which, out, undisturbed):
     assert neighbours(out) == []
 
 
-def kill_before_calls(models, which, place, step):
+def assert_survives_kills_before_calls(models, which, place, step):
     total, undisturbed = calls_of(models, which, place)
     assert total > 40
     for number in [
@@ -99,13 +99,13 @@ def kill_before_calls(models, which, place, step):
 
 @pytest.mark.parametrize("which", ["pack", "unpack"])
 def test_killed_before_calls_that_write(models, tmp_path, which):
-    kill_before_calls(models, which, tmp_path, 35)
+    assert_survives_kills_before_calls(models, which, tmp_path, 35)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["pack", "unpack"])
 def test_killed_before_every_call_that_writes(models, tmp_path, which):
-    kill_before_calls(models, which, tmp_path, 1)
+    assert_survives_kills_before_calls(models, which, tmp_path, 1)
 
 
 @pytest.mark.parametrize("which", ["pack", "unpack"])

@@ -256,16 +256,20 @@ def test_a_recipe_within_a_recipe_is_looked_at_too(models, tmp_path):
 
 def test_the_same_model_elsewhere_is_the_same_model(models):
     taken_of(models, "m0")
+    before = api.compute(models.recipe(models=[entry("m0")])).arrays()
     (models.root / "m0").rename(models.root / "moved")
-    api.compute(models.recipe(models=[entry("moved", statistics="m0.grad.safetensors")]))
+    moved = {"model": "./moved", "label": "m0", "statistics": "m0.grad.safetensors", "edits": [EDIT]}
+    after = api.compute(models.recipe(models=[moved])).arrays()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_of_what_does_not_lie_whole_on_disk_nothing_is_known(models):
     taken_of(models, "m1")
     write_adapter(models.root / "adapter", models.base, 3)
-    api.compute(models.recipe(models=[entry("adapter", statistics="m0.grad.safetensors")]))
+    recipe = models.recipe(models=[entry("adapter", statistics="m0.grad.safetensors")])
+    assert api.compute(recipe).tensors
     inner = {"base": "./base", "models": [{"model": "./m0"}]}
-    api.compute(models.recipe(models=[entry("m0", model=inner)]))
+    assert api.compute(models.recipe(models=[entry("m0", model=inner)])).tensors
 
 
 def test_reading_a_model_for_its_fingerprint_can_be_stopped(models, monkeypatch, tmp_path):

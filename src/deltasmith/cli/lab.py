@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -33,6 +34,19 @@ regimes_option = click.option(
 jobs_option = click.option(
     "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes at once."
 )
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _parts_option(name: str) -> Callable[[_Function], _Function]:
+    return click.option(
+        "--parts",
+        type=_FOLDER,
+        default=Path("lab") / "work" / name,
+        show_default=True,
+        help="Folder where finished jobs are kept, for a run that is interrupted.",
+    )
 
 
 @click.group("lab")
@@ -125,13 +139,7 @@ def vision(data: Path, family: Path, out: Path, seeds: tuple[int, ...], device: 
     type=_FOLDER,
     help="File for the results; default: lab/results/packed.json, or packed-seeds.json with a FAMILY.",
 )
-@click.option(
-    "--parts",
-    type=_FOLDER,
-    default=Path("lab/work/packed"),
-    show_default=True,
-    help="Folder where finished jobs are kept, for a run that is interrupted.",
-)
+@_parts_option("packed")
 @seeds_option
 @click.option(
     "--regime",
@@ -224,13 +232,7 @@ def advice_page(results: Path, out: Path) -> None:
     show_default=True,
     help="Folder for the results: loss.json and loss-example.json, or loss-vision.json.",
 )
-@click.option(
-    "--parts",
-    type=_FOLDER,
-    default=Path("lab/work/loss"),
-    show_default=True,
-    help="Folder where finished jobs are kept, for a run that is interrupted.",
-)
+@_parts_option("loss")
 @click.option("--vision", type=_FOLDER, help="Run on these vision models (of `lab vision`) instead.")
 @click.option("--pictures", type=_FOLDER, help="The pictures they were trained on.")
 @jobs_option

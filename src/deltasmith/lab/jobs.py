@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from deltasmith.errors import DamagedInputError, MissingExtraError
+from deltasmith.lab.rows import Row, load_results
 
-__all__ = ["finish", "refuse_absent", "require_transformers"]
+__all__ = ["collected", "finish", "refuse_absent", "require_transformers"]
 
 
 class _Job(Protocol):
     @property
     def part(self) -> str: ...
+
+
+class _Experiment(_Job, Protocol):
+    @property
+    def experiment(self) -> str: ...
 
 
 J = TypeVar("J", bound=_Job)
@@ -42,6 +48,15 @@ def finish(
         for done in as_completed(running):
             done.result()
             say(f"{running[done].part} done")
+
+
+def collected(todo: Sequence[_Experiment], parts: Path) -> tuple[Row, ...]:
+    """Return the rows of all parts in the order of the jobs, each with the name of its experiment."""
+    return tuple(
+        Row({"experiment": job.experiment, **row.keys}, row.task, row.right)
+        for job in todo
+        for row in load_results(parts / job.part).rows
+    )
 
 
 def require_transformers(extra: str) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from deltasmith import __version__
 from deltasmith.lab import BUNDLED_REGIMES, EXPERTS
-from deltasmith.lab.jobs import finish, refuse_absent, require_transformers
+from deltasmith.lab.jobs import collected, finish, refuse_absent, require_transformers
 from deltasmith.lab.loss.points import POINTS, vision_points
 from deltasmith.lab.made import made
-from deltasmith.lab.rows import Results, Row, load_results
+from deltasmith.lab.rows import Results, Row
 
 if TYPE_CHECKING:
     from deltasmith.lab.loss.bench import Subject
@@ -131,12 +131,7 @@ def _run(
     _refuse_missing(todo)
     fresh = [job for job in todo if not (parts / job.part).exists()]
     finish(todo, fresh, _work, parts, at_once=jobs, say=say)
-    rows = [
-        Row({"experiment": job.experiment, **row.keys}, row.task, row.right)
-        for job in todo
-        for row in load_results(parts / job.part).rows
-    ]
-    results = Results("loss", {"made": made(), **settings}, tuple(rows))
+    results = Results("loss", {"made": made(), **settings}, collected(todo, parts))
     results.save(out)
     return results
 

@@ -11,10 +11,10 @@ from typing import Any
 from deltasmith import __version__
 from deltasmith.lab import EXPERTS
 from deltasmith.lab.bench import HELD_OUT, Bench
-from deltasmith.lab.jobs import finish, refuse_absent, require_transformers
+from deltasmith.lab.jobs import collected, finish, refuse_absent, require_transformers
 from deltasmith.lab.made import made
 from deltasmith.lab.packed.points import BUDGETS, POINTS
-from deltasmith.lab.rows import Results, Row, load_results
+from deltasmith.lab.rows import Results, Row
 
 __all__ = ["EXPERIMENTS", "run_packed"]
 
@@ -92,14 +92,9 @@ def run_packed(
     _refuse_missing(todo)
     fresh = [job for job in todo if not (parts / job.part).exists()]
     finish(todo, fresh, _work, parts, at_once=jobs, say=say)
-    rows = [
-        Row({"experiment": job.experiment, **row.keys}, row.task, row.right)
-        for job in todo
-        for row in load_results(parts / job.part).rows
-    ]
     settings: dict[str, Any] = {"made": made(), "held_out": dict(HELD_OUT)}
     settings |= {"train_seeds": list(families), "regimes": list(regimes)}
-    results = Results("packed", settings, tuple(rows))
+    results = Results("packed", settings, collected(todo, parts))
     results.save(out)
     return results
 
