@@ -33,11 +33,12 @@ LAYERS = [
     ["search"],
     ["analysis"],
     ["advice"],
+    ["features"],
     ["lab"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-WINGS = {"runtime", "evaluate", "upscaling", "distillation", "search", "analysis", "advice", "lab"}
+WINGS = {"runtime", "evaluate", "upscaling", "distillation", "search", "analysis", "advice", "features", "lab"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "DamagedInputError",
     "DeltasmithError",
@@ -34,10 +36,20 @@ class DeltasmithError(Exception):
         self.what, self.where, self.fix = what, where, fix
         super().__init__(what, where, fix)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process hands its error over; Exception's own way would call __init__ with three bare words.
+        return _again, (type(self), self.args, dict(vars(self)))
+
     def __str__(self) -> str:
         line = f"{self.what} in {self.where}" if self.where else self.what
         line = f"{line}; {self.fix}" if self.fix else line
         return printable(line, limit=4000)
+
+
+def _again(kind: type[DeltasmithError], args: tuple[Any, ...], state: dict[str, Any]) -> DeltasmithError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
 
 
 class RefusedError(DeltasmithError):

@@ -1,4 +1,4 @@
-"""`deltasmith lab build|run|vision|page|packed|packed-page|advise|advice-page|loss|loss-page|check`."""
+"""`deltasmith lab build|run|vision|page|check`, and for each further experiment `NAME` and `NAME-page`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def command() -> None:
 
     `build` trains (extra [lab]), `run` merges and scores, `page` writes tables and plots (extra [plot]), `check`
     compares rebuilt figures with committed ones; `packed` and `packed-page` do the same for packed deltas, `advise` and
-    `advice-page` for advice, `loss` and `loss-page` for what is predicted of the loss.
+    `advice-page` for advice, `loss` and `loss-page` for what is predicted of the loss, `features` and `features-page`
+    for features followed through fine-tuning and merging.
     """
 
 
@@ -265,6 +266,79 @@ def loss_page(results: Path, out: Path) -> None:
     from deltasmith.lab.loss.page import write_loss_page
 
     for path in write_loss_page(results, out):
+        click.echo(str(path))
+
+
+@command.command("features")
+@click.option(
+    "--out",
+    type=_FOLDER,
+    default=Path("lab/results/features.json"),
+    show_default=True,
+    help="File for the results.",
+)
+@click.option(
+    "--work",
+    type=_FOLDER,
+    default=Path("lab/work/features"),
+    show_default=True,
+    help="Folder for texts, models, studies and the report, which stay for the next run.",
+)
+@seeds_option
+@click.option(
+    "--preset", type=click.Choice(("paper-cpu", "paper-gpu")), help="The paper's own models, from the hub."
+)
+@click.option("--english", type=_FOLDER, help="Your own English texts, a file or a folder.")
+@click.option("--lua", type=_FOLDER, help="A folder of Lua programs instead of generated ones.")
+@click.option(
+    "--stories", type=_FOLDER, help="Your own stories, a file or a folder, instead of generated ones."
+)
+@click.option(
+    "--shorten", type=click.IntRange(1), default=1, help="Divide steps and tokens by this: for a trial."
+)
+@jobs_option
+def features(
+    out: Path,
+    work: Path,
+    seeds: tuple[int, ...],
+    preset: str | None,
+    english: Path | None,
+    lua: Path | None,
+    stories: Path | None,
+    shorten: int,
+    jobs: int,
+) -> None:
+    """Follow features from a base through two fine-tunes into their SLERP, on one-layer models trained here.
+
+    The base learns English and Python, the fine-tunes Lua and stories; dictionaries are trained in every mode, with
+    floors and controls. With --preset the models and texts that the paper's authors published are fetched from the hub
+    and nothing is trained but dictionaries. Needs the extra [features].
+    """
+    from deltasmith.lab.features.corpora import Texts
+    from deltasmith.lab.features.run import run_features, run_preset
+
+    texts = Texts(english, lua, stories)
+    if preset is None:
+        run_features(work, out, seeds, texts=texts, shorten=shorten, jobs=jobs, say=_say)
+        return
+    if texts != Texts() or shorten > 1 or seeds != (0,):
+        raise click.UsageError("--preset fixes texts, sizes and seeds: give it alone")
+    run_preset(preset, work, out, jobs=jobs, say=_say)
+
+
+@command.command("features-page")
+@click.argument("results", type=_FOLDER)
+@click.option(
+    "--out",
+    type=_FOLDER,
+    required=True,
+    help="The page; what stands between its marks is replaced, and plots go into a folder of its name beside it.",
+)
+def features_page(results: Path, out: Path) -> None:
+    """Write the tables and plots of features from RESULTS, a file or its folder."""
+    from deltasmith.lab.features.page import write_features_page
+
+    for path in write_features_page(results, out):
         click.echo(str(path))
 
 

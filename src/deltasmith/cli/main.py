@@ -25,6 +25,7 @@ _COMMANDS = {
     "verify": "check a model's structure, hashes and values",
     "diff": "measure what fine-tuning changed, per layer and projection",
     "loss": "predict and explain what an edit or a merge does to the loss",
+    "features": "follow features through fine-tuning and merging, with sparse autoencoders",
     "advise": "say which method and settings suit these models, and on what evidence",
     "pack": "keep what a fine-tune changed in a tenth of the space",
     "unpack": "write the model that a packed delta stands for",

@@ -1,0 +1,1 @@
+"""The features paper's experiment on models of our own: texts, one-layer models, dictionaries, the page."""
