@@ -25,7 +25,7 @@ lint: $(VENV)/.test
 # The tests that need torch, transformers, lm-eval, optuna or matplotlib; installs about 1.5 GB more.
 test-extras: $(VENV)/.extras
 	$(BIN)/python -m pytest tests/hf tests/evaluate tests/search tests/lab tests/cli tests/runtime tests/upscaling \
-	  tests/distillation tests/analysis tests/formats/test_adapter_writer.py tests/kernels/test_randomised.py
+	  tests/distillation tests/analysis tests/features tests/formats/test_adapter_writer.py tests/kernels/test_randomised.py
 
 # Trains one seed of the small family anew, repeats the experiments on it, and holds the figures against lab/results.
 lab-small: $(VENV)/.lab

@@ -2,7 +2,7 @@
 
 `deltasmith.merge("recipe.yaml", "out")` is the whole of the main job; `plan`, `verify` and `diff` stand beside it,
 `evaluate_model`, `compare` and `tune` tell whether the result is any good, `loss` why; `pack`, `unpack` and `inspect`
-keep a fine-tune in a tenth of the space.
+keep a fine-tune in a tenth of the space. `from deltasmith import features` follows features through all of it.
 """
 
 from __future__ import annotations

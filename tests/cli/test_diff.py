@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,19 @@ def test_misfits_are_refused(models, tmp_path):
     check_refusal(run("diff", models.root / "base", other.root / "m0"), 1, "m0", "[40, 16]", "[40, 20]")
     check_refusal(run("diff", models.root / "base"), 2, "MODELS")
     check_refusal(run("diff", models.root / "none", models.root / "m0"), 3, "none")
+
+
+@pytest.mark.parametrize("merge", ["slerp", "elect"])
+def test_a_recipe_is_measured_as_what_it_would_write(models, tmp_path, merge):
+    """Both merges must look at a tensor, or at all, before they can compute any of it."""
+    edits = [] if merge == "slerp" else [{"keep_largest": {"density": 0.5}}]
+    base, *experts = folders(models)
+    entries = [{"model": str(expert), "edits": edits} for expert in experts[:2]]
+    recipe = {"base": str(base), "models": entries, "merge": merge, "dtype": "float32"}
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    merged = run("merge", tmp_path / "r.yaml", tmp_path / "merged")
+    assert merged.code == 0, merged.err
+    written = run("diff", base, tmp_path / "merged", "--json").document["model"][0]
+    computed = run("diff", base, tmp_path / "r.yaml", "--json").document["model"][0]
+    ((_, there),), ((_, here),) = written["models"].items(), computed["models"].items()
+    assert here["relative_norm"] == pytest.approx(there["relative_norm"], rel=1e-6)

@@ -94,7 +94,7 @@ def test_options_reach_the_rules(study: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_matched_is_refused(study: Path, tmp_path: Path) -> None:
     check_refusal(run("features", "match", tmp_path), 3, "there is no study.json")
-    check_refusal(run("features", "match", tmp_path / "nowhere"), 3, "study.json")
+    check_refusal(run("features", "match", tmp_path / "nowhere"), 3, "there is no such folder")
     check_refusal(run("features", "match", study, "--strong", "0.3"), 2, "choose 0 < weak <= strong <= 1")
 
 

@@ -95,6 +95,11 @@ def test_damaged_files(tmp_path: Path, name: str, data: bytes, message: str) -> 
     assert caught.value.exit_code == 3
 
 
+def test_a_prompt_and_its_answer_are_one_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "1 + 1?", "answer": " 2", "id": "x"}\n')
+    assert _texts(read_texts("a", tmp_path / "a.jsonl")) == ["1 + 1? 2"]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DamagedInputError, match="it cannot be read"):
         read_texts("x", tmp_path / "none.txt")

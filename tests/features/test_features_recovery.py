@@ -7,14 +7,17 @@ import pytest
 from deltasmith.features.recovery import recovered_share
 from deltasmith.features.study import Score
 
+
+def scores(*losses: float) -> dict[str, Score]:
+    """What has the lower loss is the more accurate."""
+    return {d: Score(loss, 1 / loss, 10_000) for d, loss in zip(("lua", "stories"), losses, strict=True)}
+
+
 SCORES = {
-    name: {domain: Score(loss, 0.5, 10) for domain, loss in zip(("lua", "stories"), losses, strict=True)}
-    for name, losses in {
-        "base": (3.0, 3.0),
-        "lua": (2.0, 3.2),
-        "stories": (3.1, 2.5),
-        "merged": (2.5, 3.1),
-    }.items()
+    "base": scores(3.0, 3.0),
+    "lua": scores(2.0, 3.2),
+    "stories": scores(3.1, 2.5),
+    "merged": scores(2.5, 3.1),
 }
 
 
@@ -27,3 +30,8 @@ def test_where_nothing_was_gained_nothing_is_recovered() -> None:
     assert recovered_share(SCORES, "merged", ["lua"], "base")["stories"] is None
     assert recovered_share(SCORES, "merged", ["lua"], None) == {"lua": None, "stories": None}
     assert recovered_share({}, "merged", ["lua"], "base") == {}
+
+
+def test_a_gain_within_the_noise_is_none() -> None:
+    few = {name: {"lua": Score(s["lua"].loss, s["lua"].accuracy, 20)} for name, s in SCORES.items()}
+    assert recovered_share(few, "merged", ["lua"], "base") == {"lua": None}

@@ -18,7 +18,11 @@ from deltasmith.lab.network import Shape, forward, initial  # noqa: E402
 from deltasmith.lab.train import Schedule  # noqa: E402
 
 SHAPE = Shape(hidden=32, inner=48, layers=1, heads=4, kv_heads=2, context=64, norm_epsilon=1e-6)
-TEXTS = ["def f(x):\n    return x + 1\n" * 20, "Once upon a time there was a bear.\n" * 20, "local x = 1\n" * 30]
+TEXTS = [
+    "def f(x):\n    return x + 1\n" * 20,
+    "Once upon a time there was a bear.\n" * 20,
+    "local x = 1\n" * 30,
+]
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,11 @@ def lines(key: str, *texts: str) -> str:
 
 
 def test_models_and_texts_are_asked_for_by_id(tmp_path: Path) -> None:
-    put(tmp_path, DATA["baby-python"], {"data/train.jsonl": lines("text", "no"), "data/validation.jsonl": lines("text", "yes " * 9)})
+    put(
+        tmp_path,
+        DATA["baby-python"],
+        {"data/train.jsonl": lines("text", "no"), "data/validation.jsonl": lines("text", "yes " * 9)},
+    )
     put(tmp_path, DATA["lua"], {"valid-00.jsonl": lines("content", "local x = 1\n" * 20)})
     put(tmp_path, DATA["stories"], {"Stories-valid.txt": "One.\n<|endoftext|>\nTwo.\n<|endoftext|>\n"})
     fetch, asked = hub(tmp_path)
@@ -49,7 +53,10 @@ def test_models_and_texts_are_asked_for_by_id(tmp_path: Path) -> None:
     assert {name for name, kind in asked if kind == "model"} == set(MODELS.values())
     assert {name for name, kind in asked if kind == "dataset"} == set(DATA.values())
     assert subjects.parents == ("lua=base", "stories=base", "merged=lua,stories@base")
-    found = {d: [json.loads(x)["text"] for x in p.read_text(encoding="utf-8").splitlines()] for d, p in subjects.corpora.items()}
+    found = {
+        d: [json.loads(x)["text"] for x in p.read_text(encoding="utf-8").splitlines()]
+        for d, p in subjects.corpora.items()
+    }
     assert found["baby-python"] == ["yes " * 9]  # held-back text before training text
     assert found["lua"] == [("local x = 1\n" * 20)[:90]]  # no more characters than the preset says
     assert [text.strip() for text in found["stories"]] == ["One.", "Two."]

@@ -89,7 +89,9 @@ def test_no_document_is_on_both_sides(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("deltasmith.lab.features.corpora._LIMITS", dict.fromkeys(DOMAINS, 60_000))
     record = gather(tmp_path, Texts(seed=3))
     for domain in DOMAINS:
-        train, kept = (read_documents(tmp_path / f"{domain}.{split}.jsonl") for split in ("train", "features"))
+        train, kept = (
+            read_documents(tmp_path / f"{domain}.{split}.jsonl") for split in ("train", "features")
+        )
         assert not set(train) & set(kept)
         assert record[domain]["train"]["documents"] == len(train)
         assert record[domain]["features"]["characters"] == sum(map(len, kept)) > 0

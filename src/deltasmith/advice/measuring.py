@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from deltasmith.advice.spectrum import Spectrum
 from deltasmith.engine.difference import ColumnChange, PairChange
-from deltasmith.engine.evaluator import Evaluator, Scratch
+from deltasmith.engine.evaluator import Scratch
+from deltasmith.engine.surveying import surveyed
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.kernels.difference import measure_column, measure_pair
 from deltasmith.kernels.spectrum import CELLS, STEPS, add_sizes, add_steps
@@ -150,7 +151,7 @@ def measure(plan: Plan, threads: int, stop: Stop) -> list[Measured]:
     threads. Values that are not finite are refused by name. Memory: about 6 MiB a thread and model, and 20 KiB a
     tensor and model.
     """
-    evaluator = Evaluator(plan)
+    evaluator = surveyed(plan, threads, stop)
     models = len(plan.columns)
     width = models * _COLUMN + len(list(combinations(range(models), 2))) * _PAIR + _BASE
     rows = list(evaluator.merged_rows())

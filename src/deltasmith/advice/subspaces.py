@@ -8,6 +8,7 @@ import numpy as np
 
 from deltasmith.advice.facts import Overlap
 from deltasmith.engine.evaluator import Evaluator
+from deltasmith.engine.surveying import surveyed
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import InterruptedRunError
 from deltasmith.kernels.linalg import thin_svd
@@ -33,13 +34,13 @@ def overlaps(plan: Plan, memory: int, stop: Stop) -> dict[tuple[str, str], Overl
     several times; none that fits, or a single model: an empty result. To tolerance only, as all decompositions.
     """
     models = len(plan.columns)
-    rows = [row for row in Evaluator(plan).merged_rows() if _fits(row, models, memory)]
+    evaluator = surveyed(plan, 1, stop)
+    rows = [row for row in evaluator.merged_rows() if _fits(row, models, memory)]
     chosen = [rows[i * len(rows) // min(len(rows), _MATRICES)] for i in range(min(len(rows), _MATRICES))]
     pairs = list(combinations(range(models), 2))
     if not pairs:
         return {}
     found: dict[tuple[int, int], list[tuple[float, float, float]]] = {pair: [] for pair in pairs}
-    evaluator = Evaluator(plan)
     for number, row in enumerate(chosen):
         if stop.asked:
             raise InterruptedRunError("interrupted", fix="run the same command again")

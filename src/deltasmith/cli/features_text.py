@@ -131,10 +131,10 @@ def _edge(edge: EdgeOutcome) -> None:
             f"  floor: {_share(floor.persisted)} in {same}, {how} ({printable(floor.member, 80)}); "
             f"adjusted {_ratio(floor.adjusted)}{tested}"
         )
-    floor = edge.floors[0].rates if edge.floors else {}
+    beside = edge.floors[0].rates if edge.floors else {}
     rest = ", ".join(
         f"{name} {_percent(rate.value)}"
-        + (f" (floor {_percent(floor[name].value)})" if name in floor else "")
+        + (f" (floor {_percent(beside[name].value)})" if name in beside else "")
         for name, rate in edge.rates.items()
         if name != "persisted"
     )

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from deltasmith.engine.evaluator import Evaluator, Scratch
+from deltasmith.engine.evaluator import Scratch
+from deltasmith.engine.surveying import surveyed
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.kernels.difference import measure_column, measure_pair
 from deltasmith.operation.protocols import BLOCK
@@ -114,7 +115,7 @@ def measure(plan: Plan, threads: int, stop: Stop) -> list[Difference]:
 
     Sums are float64 over blocks of 2¹⁶ elements added in index order: the same for any number of threads.
     """
-    evaluator = Evaluator(plan)
+    evaluator = surveyed(plan, threads, stop)
     models = len(plan.columns)
     pairs = list(combinations(range(models), 2))
     rows = list(evaluator.merged_rows())

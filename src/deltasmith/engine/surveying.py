@@ -14,14 +14,15 @@ from deltasmith.engine.evaluator import Evaluator, Scratch
 from deltasmith.engine.workers import Stop, run_jobs
 from deltasmith.operation.protocols import Found, Place, Survey, span_of
 from deltasmith.operation.reference import shaped
-from deltasmith.planning.plan import Row, Site
+from deltasmith.planning.plan import Plan, Row, Site
 from deltasmith.table.checkpoint import Floats
 
-__all__ = ["Asked", "needs_survey", "on_demand", "prepare", "survey_locally"]
+__all__ = ["Asked", "needs_survey", "on_demand", "prepare", "survey_locally", "surveyed"]
 
 _PIECE = 128
 """Elements in one piece of a sampled survey: short, so that a sample of fixed size visits many places."""
 
+_TILE = 1 << 16
 _FEWER = 16
 """How much longer the pieces of one tensor's own survey are: within a tensor, places differ less."""
 
@@ -65,6 +66,15 @@ def prepare(evaluator: Evaluator, threads: int, tile: int, stop: Stop, progress:
     shared = {site for row in rows for site in _sites(row) if _wants_shared(site)}
     while asked := _ask(evaluator, rows, shared):
         _pass(evaluator, asked, threads, tile, stop, progress)
+
+
+def surveyed(plan: Plan, threads: int, stop: Stop) -> Evaluator:
+    """Return a plan as a checkpoint to read cells from: what recipes among its models must know is found out first."""
+    evaluator = Evaluator(plan)
+    for below in _nested(evaluator):
+        prepare(below, threads, _TILE, stop, lambda n: None)
+        below.survey_tensor = on_demand(_TILE)
+    return evaluator
 
 
 def survey_locally(

@@ -42,8 +42,8 @@ class Texts:
 def read_texts(name: str, path: Path) -> Texts:
     """Read a corpus called `name`.
 
-    A .jsonl or .json file holds an object for each document, with `text`; any other file is one document. Of a
-    folder every UTF-8 text file below it is one, folder by folder in the order of names; hidden files, links, and
+    A .jsonl or .json file holds an object for each document, with `text`, or `prompt` and `answer`, which are joined;
+    any other file is one document. Of a folder every UTF-8 text file below it is one, folder by folder in the order of names; hidden files, links, and
     what is no text are passed over and counted. FOLDER/**/*.py, with any pattern, reads the matching files alone.
     Blank documents do not count.
 
@@ -129,6 +129,9 @@ def _pattern(path: Path) -> tuple[Path, str] | None:
 def _objects(data: bytes, where: str) -> Iterator[Document]:
     for record in parse_records(data, where):
         text = record.fields.get("text")
+        prompt, answer = record.fields.get("prompt"), record.fields.get("answer")
+        if text is None and isinstance(prompt, str) and isinstance(answer, str):
+            text = prompt + answer
         if not isinstance(text, str):
             raise DamagedInputError(
                 "`text` is missing" if text is None else "`text` is no string",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deltasmith.features.study import Score
+from deltasmith.features.sweep_measures import experts_of
 
 __all__ = ["recovered_share"]
 
@@ -12,19 +13,27 @@ __all__ = ["recovered_share"]
 def recovered_share(
     scores: Mapping[str, Mapping[str, Score]], merge: str, parents: Sequence[str], base: str | None
 ) -> dict[str, float | None]:
-    """Return for each domain (base - merge) / (base - best parent) in loss: 1 is all that it gained, 0 nothing.
+    """Return for each domain (base - merge) / (base - expert) in loss: 1 is all that the expert gained, 0 nothing.
 
-    The best parent of a domain is the one with the lowest loss there. None where there is no base, or where no parent
-    is better than the base: there is nothing to recover then. Below 0 the merge is worse than the base.
+    The expert of a domain is its most accurate parent, if that is more accurate than the base by two standard errors
+    (`experts_of`) and has a lower loss. None where there is no base or no expert: a gain within the noise is no ground
+    to divide by. Below 0 the merge is worse than the base, above 1 better than the expert.
 
-    >>> scores = {name: {"lua": Score(loss, 0.5, 100)} for name, loss in (("base", 3.0), ("a", 2.0), ("m", 2.25))}
-    >>> recovered_share(scores, "m", ["a"], "base")
+    >>> def score(loss, right): return {"lua": Score(loss, right, 100)}
+    >>> recovered_share({"base": score(3.0, 0.3), "a": score(2.0, 0.6), "m": score(2.25, 0.5)}, "m", ["a"], "base")
     {'lua': 0.75}
     """
-    shares: dict[str, float | None] = {}
-    for domain, score in scores.get(merge, {}).items():
-        there = [scores[p][domain].loss for p in parents if domain in scores.get(p, {})]
-        ground = scores.get(base, {}).get(domain) if base is not None else None
-        gained = ground.loss - min(there) if ground is not None and there else 0.0
-        shares[domain] = (ground.loss - score.loss) / gained if ground is not None and gained > 0 else None
+    ground = scores.get(base) if base is not None else None
+    merged = scores.get(merge, {})
+    if ground is None:
+        return dict.fromkeys(merged)
+    domains = [
+        domain for domain in merged if domain in ground and all(domain in scores.get(p, {}) for p in parents)
+    ]
+    experts = experts_of(ground, {parent: scores[parent] for parent in parents if parent in scores}, domains)
+    shares: dict[str, float | None] = dict.fromkeys(merged)
+    for domain, expert in experts.items():
+        gained = ground[domain].loss - scores[expert][domain].loss if expert is not None else 0.0
+        if gained > 0:
+            shares[domain] = (ground[domain].loss - merged[domain].loss) / gained
     return shares

@@ -137,9 +137,9 @@ class Study:
         """Read study.json."""
         folder = Path(folder)
         path = folder / "study.json"
-        if folder.is_dir() and not path.is_file():
+        if not path.is_file():
             raise DamagedInputError(
-                "there is no study.json",
+                "there is no study.json" if folder.is_dir() else "there is no such folder",
                 where=printable(str(folder)),
                 fix="give a folder that `features train` wrote",
             )

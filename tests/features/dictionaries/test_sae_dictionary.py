@@ -47,6 +47,8 @@ TOKENS = torch.tensor(
 def test_by_hand(dictionary, codes, first):
     found = dictionary.encode(TOKENS)
     np.testing.assert_array_equal(found.dense(), np.array(codes, np.float32))
+    dense = selected(dictionary.pre_activations(TOKENS), dictionary.kind, dictionary.threshold)
+    assert dense.tolist() == codes
     np.testing.assert_allclose(dictionary.reconstruct(TOKENS)[0], first, rtol=1e-6)
     np.testing.assert_array_equal(dictionary.reconstruct(TOKENS)[2], [1, 1])
 
@@ -192,7 +194,8 @@ def test_spare_latents_point_at_what_is_left_over():
 
 
 def test_a_parent_with_rows_of_any_length_is_normalised():
-    parent = replace(begun(Relu()), decoder=begun(Relu()).decoder * torch.linspace(0.5, 3, 64)[:, None])
+    lengths, bias = torch.linspace(0.5, 3, 64)[:, None], torch.linspace(-1, 1, 64)
+    parent = replace(begun(Relu()), decoder=begun(Relu()).decoder * lengths, latent_bias=bias)
     raw = planted(100, 3)
     child = grown(parent, 0, raw, 0)
     torch.testing.assert_close(child.decoder.norm(dim=1), torch.ones(64))

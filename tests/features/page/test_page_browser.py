@@ -18,6 +18,7 @@ from features.made_studies import HOSTILE, WORDS, made_study
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver")
 
 SHOWN = "return [...document.querySelectorAll('#cards > details')].map(e => e.querySelector('.title').firstChild.data)"
+ABOUT = "return ['.kicker', 'h3'].map(s => document.querySelector('#about ' + s).textContent).join(': ')"
 PANEL = "return [...document.querySelectorAll('main > section')].filter(s => !s.hidden).map(s => s.id).join()"
 
 
@@ -73,7 +74,7 @@ def test_tabs_show_one_part_at_a_time(browser: Browser) -> None:
 def test_a_band_of_the_map_leads_to_its_gallery(browser: Browser) -> None:
     browser.click('.map a[aria-label^="base → lua: 14 disappeared"]')
     assert browser.run(PANEL) == "features"
-    assert browser.run("return document.querySelector('#about h3').textContent") == "base → lua: Disappeared"
+    assert browser.run(ABOUT) == "base → lua: Disappeared"
     assert len(browser.run(SHOWN)) == 14
     assert (
         browser.run("return document.querySelector('[data-gallery][aria-current]').textContent")
@@ -156,7 +157,7 @@ def test_patterns_and_every_gallery_can_be_shown(browser: Browser) -> None:
         assert browser.run(
             "return document.querySelector('[data-gallery][aria-current]').dataset.gallery"
         ) == str(at)
-    assert browser.run("return document.querySelector('#about h3').textContent") == "Patterns: the end"
+    assert browser.run(ABOUT) == "Patterns: the end"
     assert "precision / recall" in browser.run("return document.querySelector('.found').textContent")
 
 
@@ -187,7 +188,9 @@ def test_hostile_text_is_shown_and_does_nothing(browser: Browser) -> None:
     assert not set(shown) & {"\u202e", "\u2028", "\x00"}
 
 
-@pytest.mark.parametrize(("width", "height", "dark"), [(1600, 1000, False), (390, 844, True)])
+@pytest.mark.parametrize(
+    ("width", "height", "dark"), [(1600, 1000, False), (700, 900, False), (390, 844, True)]
+)
 def test_no_part_is_wider_than_the_window(browser: Browser, width: int, height: int, dark: bool) -> None:
     browser.resize(width, height, dark=dark, mobile=width < 600)
     for name in ("overview", "rates", "features", "sweep", "details"):

@@ -11,7 +11,8 @@ import pytest
 from deltasmith.features.graph import Graph, Node
 from deltasmith.features.outcome import EdgeOutcome, Outcome
 from deltasmith.features.page.charts import Line, Scale, lines, stacked
-from deltasmith.features.page.drawing import curve, lineage_map
+from deltasmith.features.page.curves import curve
+from deltasmith.features.page.drawing import lineage_map
 from deltasmith.features.page.flow import Band, Flow, layout
 from deltasmith.features.study import Study
 
@@ -121,12 +122,17 @@ def test_the_drawing_is_well_formed_and_inert(study: Study, outcome: Outcome) ->
     assert "75.9 %" in [t.text for t in tree.iter("text")]
 
 
-def test_the_curve_has_a_point_for_each_threshold(outcome: Outcome) -> None:
-    tree = ET.fromstring(curve(outcome.edges[1].curve, 0.9, 0.8))
+def test_the_curve_has_a_point_for_each_threshold_and_a_line_for_each_floor(outcome: Outcome) -> None:
+    edge = outcome.edges[1]
+    tree = ET.fromstring(curve(edge, 0.8))
     circles = list(tree.iter("circle"))
     assert len(circles) == 4
     heights = [float(c.get("cy", "nan")) for c in circles]
     assert heights == sorted(heights)
+    own, floors = [p for p in tree.iter("polyline") if p.get("class") == "own"], list(tree.iter("polyline"))
+    assert (len(own), len(floors) - 1) == (1, len(edge.floors))
+    assert [p.findtext("title") for p in floors[:2]] == ["base~again", "base~seed1"]
+    assert min(float(point.split(",")[1]) for point in floors[0].get("points", "").split()) == 10.0  # 100 %
 
 
 def test_points_without_values_leave_a_gap() -> None:

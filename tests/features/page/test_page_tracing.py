@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-from deltasmith.errors import DamagedInputError
 from deltasmith.features.outcome import Outcome
-from deltasmith.features.page.tracing import Anchor, check_links, earliest, trace
-from deltasmith.features.study import Study
+from deltasmith.features.page.tracing import Anchor, earliest, trace
 
 
 def test_a_universal_feature_is_found_in_every_model(outcome: Outcome) -> None:
@@ -39,22 +31,3 @@ def test_one_lineage_has_one_anchor(outcome: Outcome) -> None:
     assert earliest(outcome, Anchor("merged", 31)) == Anchor("base", 31)
     assert earliest(outcome, Anchor("merged", 81)) == Anchor("lua", 81)
     assert earliest(outcome, Anchor("merged", 91)) == Anchor("merged", 91)
-
-
-def test_links_to_features_that_are_not_there_are_refused(study: Study, outcome: Outcome) -> None:
-    check_links(study, outcome, Path("match"))
-    edge = outcome.edges[0]
-    best = edge.parents.best.copy()
-    best[7] = 96
-    for parents in (
-        replace(edge.parents, best=best),
-        replace(edge.parents, second=edge.parents.second[:-1].copy(), best=edge.parents.best[:-1]),
-        replace(edge.parents, second=np.full_like(best, -2)),
-    ):
-        broken = replace(outcome, edges=(replace(edge, parents=parents), *outcome.edges[1:]))
-        with pytest.raises(
-            DamagedInputError, match="what was matched does not fit the study in match; match the study"
-        ):
-            check_links(study, broken, Path("match"))
-    with pytest.raises(DamagedInputError, match="does not fit"):
-        check_links(study, replace(outcome, edges=outcome.edges[1:]), Path("match"))

@@ -13,6 +13,7 @@ __all__ = ["Line", "Scale", "chart", "lines", "stacked"]
 _WIDTH, _HEIGHT = 460.0, 240.0
 _LEFT, _RIGHT, _TOP, _BASE = 46.0, 12.0, 12.0, 206.0
 _TICKS = 8
+_FINE = 0.08  # of ticks nearer together than two per cent a decimal is written
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ class Scale:
     def frame(self) -> str:
         """Draw the grid and the ticks."""
         drawn = []
+        digits = 0 if self.high - self.low >= _FINE else 1
         for at in range(5):
             value = self.low + (self.high - self.low) * at / 4
             y = self.y(value)
-            shown = f"{100 * value:.0f}" if self.percent else f"{value:.2f}"
+            shown = f"{100 * value:.{digits}f}" if self.percent else f"{value:.2f}"
             drawn.append(
                 f'<line class="grid" x1="{_LEFT:g}" x2="{_WIDTH - _RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )

@@ -1,4 +1,4 @@
-"""The lineage diagram and the small charts as SVG: shapes from numbers, colours from the page's style."""
+"""The lineage diagram as SVG: shapes from numbers, colours from the page's style."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from deltasmith.features.graph import Graph
-from deltasmith.features.outcome import EdgeOutcome, MemberOutcome, Rate
+from deltasmith.features.outcome import EdgeOutcome, MemberOutcome
 from deltasmith.features.page.escaping import text
 from deltasmith.features.page.flow import Band, Box, Flow, layout
 from deltasmith.features.page.markup import amount, percent
 
-__all__ = ["curve", "lineage_map"]
+__all__ = ["lineage_map"]
 
 _MARGIN = (12.0, 12.0, 26.0, 12.0)  # top, right, bottom, left of the diagram
 _LONG = 26
@@ -95,48 +95,4 @@ def _caption(edge: EdgeOutcome, at: tuple[float, float]) -> str:
         f'<text class="share" x="{at[0]:.1f}" y="{at[1] - 1:.1f}" text-anchor="middle">'
         f"{percent(edge.rates['persisted'].value)}</text>"
         f'<text class="sub halo" x="{at[0]:.1f}" y="{at[1] + 14:.1f}" text-anchor="middle">{beside}</text>'
-    )
-
-
-def curve(points: Mapping[str, Rate], floor: float | None, strong: float) -> str:
-    """Draw the share with a mutual partner against the threshold, with intervals, and the floor as a line."""
-    width, height, left, base = 210.0, 120.0, 30.0, 98.0
-    xs = sorted(float(name) for name in points)
-    low, high = xs[0], xs[-1] if xs[-1] > xs[0] else xs[0] + 1
-
-    def x(threshold: float) -> float:
-        return left + 8 + (threshold - low) / (high - low) * (width - left - 20)
-
-    def y(value: float) -> float:
-        return base - min(max(value, 0.0), 1.0) * (base - 10)
-
-    placed = [(x(float(name)), rate) for name, rate in points.items() if rate.value == rate.value]
-    line = " ".join(f"{at:.1f},{y(rate.value):.1f}" for at, rate in placed)
-    marks = "".join(
-        (
-            f'<line class="whisker" x1="{at:.1f}" x2="{at:.1f}" y1="{y(rate.low):.1f}" y2="{y(rate.high):.1f}"/>'
-            if rate.low is not None and rate.high is not None
-            else ""
-        )
-        + f'<circle cx="{at:.1f}" cy="{y(rate.value):.1f}" r="3"><title>{percent(rate.value)}</title></circle>'
-        for at, rate in placed
-    )
-    grid = "".join(
-        f'<line class="grid" x1="{left}" x2="{width}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
-        f'<text class="tick" x="{left - 5}" y="{y(v) + 3:.1f}" text-anchor="end">{100 * v:.0f}</text>'
-        for v in (0.0, 0.5, 1.0)
-    )
-    ticks = "".join(
-        f'<text class="tick" x="{x(at):.1f}" y="{base + 14}" text-anchor="middle">{at:g}</text>' for at in xs
-    )
-    mark = f'<line class="strong" x1="{x(strong):.1f}" x2="{x(strong):.1f}" y1="10" y2="{base}"/>'
-    rule = (
-        ""
-        if floor is None
-        else f'<line class="floor" x1="{left}" x2="{width}" y1="{y(floor):.1f}" y2="{y(floor):.1f}"/>'
-    )
-    inside = mark if low <= strong <= high else ""
-    return (
-        f'<svg class="curve" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="Share with a mutual partner by '
-        f'threshold">{grid}{ticks}{inside}{rule}<polyline points="{line}"/>{marks}</svg>'
     )

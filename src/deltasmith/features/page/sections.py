@@ -8,7 +8,8 @@ from typing import Any
 from deltasmith import __version__
 from deltasmith.features.outcome import EdgeOutcome, Outcome
 from deltasmith.features.page import tables
-from deltasmith.features.page.drawing import curve, lineage_map
+from deltasmith.features.page.curves import curve, floor_curve
+from deltasmith.features.page.drawing import lineage_map
 from deltasmith.features.page.escaping import text
 from deltasmith.features.page.flow import STATUSES
 from deltasmith.features.page.galleries import Gallery
@@ -22,7 +23,9 @@ _MODES = {
     "independent": "every model's dictionary begins afresh",
     "shared": "the root's dictionary is applied to every model",
 }
-_TOLD = ("format", "graph", "members", "scores", "corpora", "notes", "weight_changes")
+_TOLD = ("format", "graph", "models", "members", "scores", "corpora", "notes", "weight_changes")
+_FEW = 2  # domains, whose scores leave room for another table beside them
+_MEMBER = ("role", "start", "steps", "seed", "latents", "sha256")
 
 
 def head(study: Study, outcome: Outcome) -> str:
@@ -31,7 +34,7 @@ def head(study: Study, outcome: Outcome) -> str:
     universal = outcome.universal
     inside = f" ({interval(universal.share)})" if universal.share.low is not None else ""
     facts = {
-        "Site": f"<code>{text(study.site)}</code>",
+        "Site": f"<code>{text(study.site).replace('.', '.<wbr>')}</code>",
         "Mode": f"<strong>{text(study.mode)}</strong>: {text(_MODES.get(study.mode, ''))}",
         "Dictionary": text(_words(study.document.get("dictionary", {})), 400),
         "Held-out text": f"{amount(len(study.held_out.ids))} tokens of {text(', '.join(study.domains), 400)}",
@@ -62,9 +65,12 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if not isinstance(value, dict)
-    )
+    plain = {key: value for key, value in settings.items() if not isinstance(value, (Mapping, list))}
+    return ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in plain.items())
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _tile(edge: EdgeOutcome) -> str:
@@ -91,15 +97,16 @@ def overview(study: Study, outcome: Outcome, links: Mapping[tuple[str, str, str]
         f'<i class="key s-{status}"></i>{status}</button>'
         for status in STATUSES
     )
+    narrow = " two" if len(study.domains) <= _FEW else ""
     return (
         f'<div class="pair">{tables.dictionaries(study, outcome)}</div>'
-        f'<div class="pair two"><div>{tables.scores(study)}</div><div>{tables.floors(outcome)}</div></div>'
+        f'<div class="pair{narrow}"><div>{tables.scores(study)}</div><div>{tables.floors(outcome)}</div></div>'
         '<h2 id="map">Lineage</h2>'
         f'<div class="legend" role="group" aria-label="Show only these statuses">{legend}</div>'
         '<div class="scroll mapbox" tabindex="0" role="region" aria-label="Lineage map">'
         f"{lineage_map(study.graph, outcome.edges, members, links)}</div>"
-        '<p class="note">Every edge compares all testable features of its parent; the number on it is the share that '
-        "persists, above its floor. Bands that fade out end, bands that fade in begin. The same numbers are under "
+        '<p class="note">Every edge compares all testable features of its parent; the large number is the share that '
+        "persists, the small one its floor. Bands that fade out end, bands that fade in begin. The numbers are under "
         '<a href="#rates">Rates</a>.</p>'
         f"{_notes(study, outcome)}"
     )
@@ -116,22 +123,22 @@ def rates(outcome: Outcome) -> str:
     strong = float(outcome.settings.get("strong", 0.8))
     curves = "".join(
         f"<figure><figcaption>{text(edge.parent, 40)} → {text(edge.child, 40)}</figcaption>"
-        f"{curve(edge.curve, edge.floors[0].persisted.value if edge.floors else None, strong)}</figure>"
+        f"{curve(edge, strong)}</figure>"
         for edge in outcome.edges
+        if edge.curve
     )
     names = [f"≥ {name}" for name in outcome.edges[0].curve] if outcome.edges else []
-    rows = [
-        [
-            tables.edge_name(edge),
-            *(f"{percent(r.value)}<small>{interval(r)}</small>" for r in edge.curve.values()),
-        ]
-        for edge in outcome.edges
-    ]
+    rows = []
+    for edge in outcome.edges:
+        floor = floor_curve(edge.floors[0].rates) if edge.floors else {}
+        rows.append(
+            [tables.edge_name(edge), *(tables.beside(rate, floor.get(at)) for at, rate in edge.curve.items())]
+        )
     return (
         f"<h2>Rates</h2>{tables.rates(outcome.edges)}"
         "<h2>Not one threshold</h2>"
         '<p class="note">Per cent of features with a mutual best partner, against the correlation asked for. '
-        "Solid vertical: the strong threshold. Dashed: the floor at it.</p>"
+        "Vertical: the strong threshold. Dashed: the same model, trained twice.</p>"
         f'<div class="curves">{curves}</div>'
         f"<details class='plain'><summary>The same as a table</summary>"
         f"{table('Mutual best partner at r', ('Edge', *names), rows)}</details>"
@@ -169,15 +176,25 @@ def features(shown: Sequence[Gallery], cards: int) -> str:
 
 def details(study: Study, outcome: Outcome) -> str:
     """Show all settings, sources and hashes, and offer the data."""
+    prints = {
+        label: found.get("fingerprint", "–") for label, found in study.document.get("models", {}).items()
+    }
     models = [
         [
-            text(n.label),
-            text(n.shown),
-            text(", ".join(n.parents) or "–"),
-            text(n.base or "–"),
-            text(n.method or "–"),
+            *(
+                text(word)
+                for word in (n.label, n.shown, ", ".join(n.parents) or "–", n.base or "–", n.method or "–")
+            ),
+            f"<code>{text(prints.get(n.label, '–'))}</code>",
         ]
         for n in study.graph.nodes
+    ]
+    members = [
+        [
+            text(m["name"]),
+            *(f"<code>{text(m.get(key) if m.get(key) is not None else '–')}</code>" for key in _MEMBER),
+        ]
+        for m in study.document["members"]
     ]
     corpora = list(study.document["corpora"])
     keys = list(dict.fromkeys(key for corpus in corpora for key in corpus if key != "name"))
@@ -185,7 +202,8 @@ def details(study: Study, outcome: Outcome) -> str:
     rest = {key: value for key, value in study.document.items() if key not in _TOLD}
     matched = _rows({**outcome.settings, "study": outcome.study})
     return (
-        f"<h2>Details</h2>{table('Models', ('Label', 'Model', 'Parents', 'Base', 'Method'), models)}"
+        f"<h2>Details</h2>{table('Models', ('Label', 'Model', 'Parents', 'Base', 'Method', 'Fingerprint'), models)}"
+        f"{table('Dictionaries', ('Name', *_MEMBER), members)}"
         f"{table('Corpora', ('Name', *(key.replace('_', ' ') for key in keys)), sources)}"
         f"{_changes(study)}"
         f"{table('How the dictionaries were trained', ('Setting', 'Value'), _rows(rest), kind='settings')}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from deltasmith.features.graph import Node
-from deltasmith.features.outcome import EdgeOutcome, Floor, MemberOutcome, MergeOutcome, Origin, Outcome
+from deltasmith.features.outcome import EdgeOutcome, Floor, MemberOutcome, MergeOutcome, Origin, Outcome, Rate
 from deltasmith.features.page.escaping import text
 from deltasmith.features.page.markup import NONE, Cell, amount, interval, number, percent, share, table
 from deltasmith.features.study import Member, Study
 
-__all__ = ["checks", "dictionaries", "floors", "merges", "rates", "scores"]
+__all__ = ["beside", "checks", "dictionaries", "edge_name", "floors", "merges", "rates", "scores", "verdict"]
 
 _ROLES = {"model": "followed", "again": "floor: the same model, trained again as its children are"}
 _STATUSES = ("persisted", "drifted", "split", "fused", "disappeared")
@@ -102,19 +102,22 @@ def _kept(study: Study, node: Node, domain: str) -> Cell:
         for parent in node.parents
         if parent in losses and losses[base] - losses[parent] >= _GAIN
     ]
-    return "<br>".join(told) or NONE
+    return "".join(f"<div>{one}</div>" for one in told) or NONE
 
 
 def floors(outcome: Outcome) -> str:
     """Tell what comes back in a second dictionary of the same model, and by chance."""
     known = {floor.member: floor for edge in outcome.edges for floor in edge.floors}
-    rows = [[text(floor.member), _floor_words(floor), share(floor.persisted)] for floor in known.values()]
+    rows = [
+        [text(floor.member), f"<em>{_floor_words(floor)}</em>", share(floor.persisted)]
+        for floor in known.values()
+    ]
     null = max((edge.null for edge in outcome.edges), default=0.0)
     quantile = max((edge.null_quantile for edge in outcome.edges), default=0.0)
     rows.append(
         [
             "permuted tokens",
-            f"<em>chance: 99.9 % of features find no partner above r = {number(quantile)}</em>",
+            f"<em>chance, on any edge: 99.9 % of features find no partner above r = {number(quantile)}</em>",
             percent(null),
         ]
     )
@@ -138,14 +141,14 @@ def rates(edges: Sequence[EdgeOutcome]) -> str:
     headers = ("Edge", "Testable", *map(str.capitalize, _STATUSES), "Emerged", "Floor → adjusted", "Verdict")
     rows = []
     for edge in edges:
-        cells = [share(edge.rates.get(status)) for status in _STATUSES]
+        cells = [_beside(edge, status, edge.rates.get(status)) for status in _STATUSES]
         cells[0] = f"<strong>{cells[0]}</strong>"
         rows.append(
             [
                 edge_name(edge),
                 amount(edge.testable),
                 *cells,
-                share(edge.rates.get("emerged")),
+                _beside(edge, "emerged", edge.rates.get("emerged")),
                 _each(_floor(floor) for floor in edge.floors),
                 verdict(edge),
             ]
@@ -170,15 +173,24 @@ def verdict(edge: EdgeOutcome) -> Cell:
     return f'<span class="verdict v-{kinds.get(edge.verdict, "none")}">{text(edge.verdict)}</span>'
 
 
+def beside(rate: Rate | None, floor: Rate | None) -> Cell:
+    """Write a share, and under it the one that the floor has in its place."""
+    return share(rate) + (f'<small class="beside">floor {percent(floor.value)}</small>' if floor else "")
+
+
+def _beside(edge: EdgeOutcome, name: str, rate: Rate | None) -> Cell:
+    return beside(rate, edge.floors[0].rates.get(name) if edge.floors else None)
+
+
 def _floor(floor: Floor) -> Cell:
     within = " → ".join(filter(None, (interval(floor.persisted), interval(floor.adjusted, 1))))
     test = ""
     if floor.p_value is not None:
         p = "p &lt; 0.0001" if floor.p_value < 1e-4 else f"p = {floor.p_value:.2g}"
         test = f"<small>{amount(floor.fewer)} only there, {amount(floor.more)} only here, {p}</small>"
+    ratio = number(floor.adjusted.value, 2 if floor.adjusted.value < 10 else 0)
     return (
-        f"{percent(floor.persisted.value)} → <b>{number(floor.adjusted.value, 2)}</b>"
-        f"<small>{text(floor.member)} {within}</small>{test}"
+        f"{percent(floor.persisted.value)} → <b>{ratio}</b><small>{text(floor.member)} {within}</small>{test}"
     )
 
 
@@ -254,8 +266,8 @@ def checks(edges: Sequence[EdgeOutcome]) -> str:
     rows = [
         [
             edge_name(edge),
-            share(edge.any_match),
-            share(edge.firing_weighted),
+            _beside(edge, "any_match", edge.any_match),
+            _beside(edge, "firing_weighted", edge.firing_weighted),
             percent(edge.hungarian),
             number(edge.pw_mcc),
             percent(edge.same_index),

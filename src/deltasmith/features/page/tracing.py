@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from deltasmith.errors import DamagedInputError, printable
 from deltasmith.features.outcome import DESCENT, Descent, EdgeOutcome, Links, Outcome
-from deltasmith.features.pattern_records import Patterns
-from deltasmith.features.study import Study
 
-__all__ = ["Anchor", "Trace", "check_detectors", "check_links", "earliest", "trace"]
+__all__ = ["Anchor", "Trace", "earliest", "trace"]
 
 _PERSISTED = DESCENT.index(Descent.PERSISTED)
 
@@ -73,46 +69,3 @@ def _around(outcome: Outcome, label: str) -> Iterator[tuple[str, Links]]:
             yield edge.child, edge.parents
         elif edge.child == label:
             yield edge.parent, edge.children
-
-
-def check_links(study: Study, outcome: Outcome, place: Path) -> None:
-    """Raise DamagedInputError unless every edge is one of the study and links features that there are."""
-    sizes = {label: study.codes(label).width for label in study.graph.by_label}
-    told = {(edge.parent, edge.child) for edge in outcome.edges}
-    sound = told == {(edge.parent, edge.child) for edge in study.graph.edges} and all(
-        _within(edge.parents, sizes[edge.parent], sizes[edge.child])
-        and _within(edge.children, sizes[edge.child], sizes[edge.parent])
-        for edge in outcome.edges
-    )
-    universal, merges = outcome.universal, outcome.merges
-    sound = sound and all(label in sizes for label in universal.members)
-    sound = sound and all(
-        bool(((column >= 0) & (column < sizes[label])).all())
-        for label, column in zip(universal.members, universal.features.T, strict=True)
-    )
-    sound = sound and all(
-        (parent, merge.label) in told and merge.label in sizes for merge in merges for parent in merge.parents
-    )
-    if not (sound and all(len(m.origin) == len(m.inherited_from) == sizes[m.label] for m in merges)):
-        raise DamagedInputError(
-            "what was matched does not fit the study",
-            where=printable(str(place)),
-            fix="match the study again",
-        )
-
-
-def check_detectors(patterns: Patterns, sizes: Mapping[str, int], place: Path) -> None:
-    """Raise DamagedInputError where a pattern's feature is none of the model's. `sizes` counts each model's latents."""
-    for member in (member for one in patterns.found for member in one.members if member.label in sizes):
-        if not all(0 <= detector.latent < sizes[member.label] for detector in member.detectors):
-            raise DamagedInputError(
-                f"a pattern names a feature that {printable(member.label)} does not have",
-                where=printable(str(place)),
-                fix="search again",
-            )
-
-
-def _within(links: Links, own: int, other: int) -> bool:
-    return len(links.best) == own and all(
-        bool(((places >= -1) & (places < other)).all()) for places in (links.best, links.second)
-    )

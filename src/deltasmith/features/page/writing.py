@@ -17,11 +17,12 @@ from deltasmith.features.outcome import Outcome
 from deltasmith.features.outcome_files import FEATURES, read_outcome
 from deltasmith.features.page import sections
 from deltasmith.features.page.cards import Words, cards
+from deltasmith.features.page.checking import check_detectors, check_files, check_links
 from deltasmith.features.page.escaping import island, text
 from deltasmith.features.page.evidence import GROUPS
-from deltasmith.features.page.galleries import chosen, galleries, of_patterns
+from deltasmith.features.page.galleries import Gallery, chosen, galleries, of_patterns
 from deltasmith.features.page.sweeps import sweeps
-from deltasmith.features.page.tracing import check_detectors, check_links
+from deltasmith.features.page.tracing import Anchor
 from deltasmith.features.pattern_records import FILE as PATTERNS
 from deltasmith.features.pattern_records import Patterns, read_patterns
 from deltasmith.features.study import Study
@@ -70,6 +71,7 @@ def report(
         raise RecipeError(f"{features} features cannot be shown", fix="give 1 or more; 200 is the default")
     opened = study if isinstance(study, Study) else Study.open(study)
     place = opened.folder / "match" if match is None else Path(match)
+    check_files(opened)
     outcome = _outcome(opened, place, given=match is not None)
     found = _patterns(opened, place, patterns)
     swept = [_sweep(opened, file) for file in _listed(sweep)]
@@ -156,17 +158,42 @@ def _page(
     )
     shown = chosen(found, features)
     anchors = list(dict.fromkeys(anchor for one in shown for anchor in one.anchors))
+    links = {one.edge: f"g{at}" for at, one in enumerate(shown) if one.edge is not None and one.anchors}
+    bodies = {
+        "overview": sections.overview(study, outcome, links),
+        "rates": sections.rates(outcome),
+        "features": sections.features(shown, len(anchors)),
+        "sweep": sweeps(swept) if swept else "",
+        "details": sections.details(study, outcome),
+    }
+    data = _data(study, outcome, shown, anchors, patterns, redact=redact)
+    return _document(sections.head(study, outcome), bodies, data, " → ".join((labels[0], labels[-1])))
+
+
+def _data(
+    study: Study,
+    outcome: Outcome,
+    shown: Sequence[Gallery],
+    anchors: Sequence[Anchor],
+    patterns: Sequence[Patterns],
+    *,
+    redact: bool,
+) -> dict[str, Any]:
+    """Gather what the script shows: models, edges, galleries and cards, by their places in lists."""
     words = Words(study.texts, redact=redact)
-    weak = float(outcome.settings.get("weak", 0.5))
+    weak, strong = (
+        float(outcome.settings.get(name, usual)) for name, usual in (("weak", 0.5), ("strong", 0.8))
+    )
+    places = {anchor: at for at, anchor in enumerate(anchors)}
     documents = cards(study, outcome, anchors, words, weak, patterns)
-    data = {
+    return {
         "format": FORMAT,
         "site": study.site,
         "mode": study.mode,
         "redacted": redact,
         "tokens": len(study.held_out.ids),
-        "thresholds": [weak, float(outcome.settings.get("strong", 0.8))],
-        "models": labels,
+        "thresholds": [weak, strong],
+        "models": [node.label for node in study.graph.nodes],
         "domains": list(study.domains),
         "edges": [{"parent": e.parent, "child": e.child, "kind": e.kind} for e in outcome.edges],
         "groups": list(GROUPS),
@@ -176,22 +203,13 @@ def _page(
                 "title": one.title,
                 "about": one.about,
                 "total": one.total,
-                "cards": [anchors.index(anchor) for anchor in one.anchors],
+                "cards": [places[anchor] for anchor in one.anchors],
             }
             for one in shown
         ],
         "cards": documents,
         "words": words.listed(),
     }
-    links = {one.edge: f"g{at}" for at, one in enumerate(shown) if one.edge is not None and one.anchors}
-    bodies = {
-        "overview": sections.overview(study, outcome, links),
-        "rates": sections.rates(outcome),
-        "features": sections.features(shown, len(anchors)),
-        "sweep": sweeps(swept) if swept else "",
-        "details": sections.details(study, outcome),
-    }
-    return _document(sections.head(study, outcome), bodies, data, " → ".join((labels[0], labels[-1])))
 
 
 def _document(head: str, bodies: dict[str, str], data: dict[str, Any], title: str) -> str:

@@ -6,7 +6,7 @@ where they say the opposite beyond them, `open` else. Over several seeds a quest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal

@@ -301,8 +301,8 @@
     const count = query ? shown.length + " of the " + data.cards.length + " features on this page"
       : shown.length === 0 && gallery && gallery.total === 0 ? "There are none."
       : shown.length + " of " + (gallery ? gallery.total : 0) + " shown";
-    about.replaceChildren(make("h3", "", query ? "Found" : gallery ? gallery.group + ": " + gallery.title : ""),
-      make("p", "", (query || !gallery ? "" : gallery.about + " ") + count));
+    about.replaceChildren(make("p", "kicker", query || !gallery ? "" : gallery.group),
+      make("h3", "", query ? "Found" : gallery ? gallery.title : ""), make("p", "", (query || !gallery ? "" : gallery.about + " ") + count));
     byId("cards").replaceChildren(...shown.map(cardOf));
     if (shown.length && !shown.some((number) => cardOf(number).open)) {
       const first = cardOf(shown[0]);
