@@ -38,7 +38,17 @@ LAYERS = [
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-WINGS = {"runtime", "evaluate", "upscaling", "distillation", "search", "analysis", "advice", "features", "lab"}
+WINGS = {
+    "runtime",
+    "evaluate",
+    "upscaling",
+    "distillation",
+    "search",
+    "analysis",
+    "advice",
+    "features",
+    "lab",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from deltasmith.features.graph import Node
 from deltasmith.features.outcome import EdgeOutcome, Floor, MemberOutcome, MergeOutcome, Origin, Outcome, Rate
 from deltasmith.features.page.escaping import text
 from deltasmith.features.page.markup import NONE, Cell, amount, interval, number, percent, share, table
+from deltasmith.features.recovery import recovered_share
 from deltasmith.features.study import Member, Study
 
 __all__ = ["beside", "checks", "dictionaries", "edge_name", "floors", "merges", "rates", "scores", "verdict"]
@@ -22,7 +22,6 @@ _ORIGINS = {
     Origin.DRIFTED: "has a partner above the weak threshold, but persists from none",
     Origin.NOVEL: "no partner in any parent or the base",
 }
-_GAIN = 0.02  # nats per token: a parent that gained less has no range to take a share of
 
 
 def dictionaries(study: Study, outcome: Outcome) -> str:
@@ -76,33 +75,21 @@ def scores(study: Study) -> str:
         headers += [f"{domain}: loss", "accuracy"] + (["gain kept"] if merged else [])
     rows = []
     for node in study.graph.nodes:
+        base = study.graph.common_base(node.label) if node.is_merge else None
+        kept = recovered_share(study.scores, node.label, node.parents, base) if node.is_merge else {}
         row = [text(node.label)]
         for domain in domains:
-            score = study.scores.get(node.label, {}).get(domain)
+            score, share = study.scores.get(node.label, {}).get(domain), kept.get(domain)
             row += [number(score.loss) if score else NONE, percent(score.accuracy) if score else NONE]
-            row += [_kept(study, node, domain)] if merged else []
+            row += [NONE if share is None else percent(share, 0)] if merged else []
         rows.append(row)
-    note = (
-        "Loss in nats per token; accuracy of the next token. Gain kept: the share of a parent's improvement over the"
-        " base that the merge has too, (base − merge) / (base − parent), in loss; where a parent gained"
-        f" {_GAIN} or more."
-        if merged
-        else "Loss in nats per token; accuracy of the next token."
-    )
+    note = "Loss in nats per token; accuracy of the next token."
+    if merged:
+        note += (
+            " Gain kept: what the merge has of what its best parent gained over the base in loss, where that parent is"
+            " more accurate than the base by two standard errors."
+        )
     return table("Is each model usable?", headers, rows, note=note)
-
-
-def _kept(study: Study, node: Node, domain: str) -> Cell:
-    base = study.graph.common_base(node.label) if node.is_merge else None
-    losses = {label: scored[domain].loss for label, scored in study.scores.items() if domain in scored}
-    if base is None or not {base, node.label} <= losses.keys():
-        return NONE
-    told = [
-        f"{percent((losses[base] - losses[node.label]) / (losses[base] - losses[parent]), 0)} of {text(parent)}"
-        for parent in node.parents
-        if parent in losses and losses[base] - losses[parent] >= _GAIN
-    ]
-    return "".join(f"<div>{one}</div>" for one in told) or NONE
 
 
 def floors(outcome: Outcome) -> str:
