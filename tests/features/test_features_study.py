@@ -73,7 +73,7 @@ def test_a_damaged_document_is_named(copy: Path, damage, message: str) -> None:
 def test_another_folder_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(DamagedInputError, match=r"no study\.json"):
         Study.open(tmp_path)
-    with pytest.raises(DamagedInputError, match="no such folder .*nowhere; give a folder"):
+    with pytest.raises(DamagedInputError, match=r"no such folder .*nowhere; give a folder"):
         Study.open(tmp_path / "nowhere")
 
 

@@ -1,4 +1,4 @@
-"""A folder of reports and pictures: it appears whole or not at all, and never over anything else."""
+"""A folder of results: it appears whole or not at all, and never over anything but an earlier one of its kind."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from deltasmith.errors import RefusedError, printable
 from deltasmith.formats.claim import resolve_output
 from deltasmith.formats.system import exchange, resource_error, sync_folder
 
-__all__ = ["check_report_folder", "report_folder"]
-
-_OURS = (".json", ".png")
-_REPORT = "report.json"
+__all__ = ["REPORT", "Contents", "check_report_folder", "report_folder"]
 
 
-def check_report_folder(out: Path, *, overwrite: bool) -> None:
-    """Raise RefusedError unless `out` may be created, or with `overwrite` replaced because it holds a report alone."""
+@dataclass(frozen=True)
+class Contents:
+    """Tell a folder of one kind: it holds the file `mark`, and nothing but names like those in `names`."""
+
+    what: str
+    mark: str
+    names: tuple[str, ...]
+
+
+REPORT = Contents("a report", "report.json", ("*.json", "*.png"))
+
+
+def check_report_folder(out: Path, *, overwrite: bool, contents: Contents = REPORT) -> None:
+    """Raise RefusedError unless `out` may be created, or with `overwrite` replaced because it is of the same kind."""
     if not os.path.lexists(out):
         return
     where = printable(str(out))
@@ -34,25 +45,25 @@ def check_report_folder(out: Path, *, overwrite: bool) -> None:
             where=where,
             fix="choose another output, or replace it with --overwrite",
         )
-    strangers = [name for name in names if not name.endswith(_OURS)]
-    if strangers or _REPORT not in names:
-        what = printable(strangers[0], 80) if strangers else f"no {_REPORT}"
+    strangers = [name for name in names if not any(fnmatchcase(name, known) for known in contents.names)]
+    if strangers or contents.mark not in names:
+        what = printable(strangers[0], 80) if strangers else f"no {contents.mark}"
         raise RefusedError(
-            f"the output to be replaced is no folder of a report (it holds {what})",
+            f"the output to be replaced is no folder of {contents.what} (it holds {what})",
             where=where,
             fix="choose another output, or move that folder away yourself",
         )
 
 
 @contextmanager
-def report_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def report_folder(out: Path, *, overwrite: bool = False, contents: Contents = REPORT) -> Iterator[Path]:
     """Yield an empty folder beside `out` that takes its place at the end, or is gone after an error.
 
     Raises:
         RefusedError: see `check_report_folder`. ResourceError: it cannot be written.
     """
     out = resolve_output(out)
-    check_report_folder(out, overwrite=overwrite)
+    check_report_folder(out, overwrite=overwrite, contents=contents)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -60,7 +71,7 @@ def report_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise resource_error(cause, partial) from cause
     try:
         yield partial
-        check_report_folder(out, overwrite=overwrite)
+        check_report_folder(out, overwrite=overwrite, contents=contents)
         sync_folder(partial)
         _put(partial, out)
         sync_folder(out.parent)
@@ -71,7 +82,7 @@ def report_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _put(partial: Path, out: Path) -> None:
-    """Rename `partial` to `out`; a report that is there goes where `partial` was, and with it."""
+    """Rename `partial` to `out`; what is there goes where `partial` was, and with it."""
     if not (out.is_dir() and any(out.iterdir())):
         partial.rename(out)
     elif not exchange(partial, out):

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,7 +16,7 @@ import click
 from deltasmith.engine.progress import Progress, Silent
 from deltasmith.engine.workers import Stop
 
-__all__ = ["interruptible", "item_progress", "progress"]
+__all__ = ["interruptible", "item_progress", "progress", "told"]
 
 
 class _Lines:
@@ -176,3 +176,23 @@ def interruptible(in_hand: str = "tiles") -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def told(silent: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a `say(what, done, of)` that shows how far the work has come: a bar on a terminal, lines elsewhere."""
+    with item_progress(silent) as bar:
+        phase, counted = "", 0
+
+        def say(what: str, done: int, of: int) -> None:
+            nonlocal phase, counted
+            if what != phase:
+                phase, counted = what, 0
+                bar.phase(what, of)
+                if of:
+                    bar.advance(0)
+            if done > counted:
+                bar.advance(done - counted)
+                counted = done
+
+        yield say

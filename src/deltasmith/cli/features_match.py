@@ -70,9 +70,9 @@ def command(study: str, patterns: tuple[str, ...], as_json: bool, quiet: bool, *
     answer is that there is no evidence that features changed. A feature that fires too rarely on the held-out text is
     unexercised, and never counts as gone. Writes features.json and rates.csv.
     """
-    from deltasmith.cli.display import interruptible
+    from deltasmith.cli.display import interruptible, told
     from deltasmith.cli.features_patterns_text import show_patterns
-    from deltasmith.cli.features_text import listener, show
+    from deltasmith.cli.features_text import show
     from deltasmith.errors import printable
     from deltasmith.features.following import match
     from deltasmith.features.outcome_files import summary_json
@@ -81,7 +81,7 @@ def command(study: str, patterns: tuple[str, ...], as_json: bool, quiet: bool, *
 
     opened = Study.open(study)
     parse_patterns(patterns)  # a wrong one is refused before anything is computed
-    with listener(quiet or as_json) as say, interruptible("comparison") as stop:
+    with told(quiet or as_json) as say, interruptible("comparison") as stop:
         outcome = match(opened, say=say, stop=stop, **options)
     place = options["out"] or opened.folder / "match"
     found = find_all(opened, patterns, outcome=outcome, out=place) if patterns else None

@@ -72,16 +72,15 @@ def command(study: str, recipe: str, as_json: bool, quiet: bool, **options: Any)
     that may be. Two values stand out: the best mean accuracy, and the best of the worst domain. Needs the extra
     [features].
     """
-    from deltasmith.cli.display import interruptible
+    from deltasmith.cli.display import interruptible, told
     from deltasmith.cli.features_sweep_text import show
-    from deltasmith.cli.features_text import listener
     from deltasmith.errors import printable
     from deltasmith.features.sweeping import sweep
 
     out = options["out"]
     if quiet and not (as_json or out is not None):
         raise click.UsageError("--quiet would show nothing; give --out or --json with it")
-    with listener(quiet or as_json) as say, interruptible("value") as stop:
+    with told(quiet or as_json) as say, interruptible("value") as stop:
         found = sweep(study, recipe, say=say, stop=stop, **options)
     if as_json:
         print_json(found.as_json())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from deltasmith.features.outcome import EdgeOutcome, MergeOutcome, Outcome, Rate
     from deltasmith.features.study import Study
 
-__all__ = ["listener", "show"]
+__all__ = ["show"]
 
 
 def show(outcome: Outcome, study: Study) -> None:
@@ -36,26 +35,6 @@ def show(outcome: Outcome, study: Study) -> None:
     )
     for note in outcome.notes:
         click.echo(f"note: {printable(note, 1000)}")
-
-
-@contextmanager
-def listener(silent: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what shows how far the work has come: a bar on a terminal, lines elsewhere."""
-    from deltasmith.cli.display import item_progress
-
-    with item_progress(silent) as bar:
-        now = ["", 0]
-
-        def say(what: str, done: int, of: int) -> None:
-            if what != now[0]:
-                now[:] = [what, 0]
-                bar.phase(what, of)
-                bar.advance(0)
-            if done > now[1]:  # type: ignore[operator]
-                bar.advance(done - now[1])  # type: ignore[operator]
-                now[1] = done
-
-        yield say
 
 
 def _dictionaries(outcome: Outcome, study: Study) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +39,7 @@ def command(recipe: str, **options: Any) -> None:
     """
     from deltasmith.analysis.requests import NothingMovesError
     from deltasmith.analysis.sweep import InterruptedSweepError
-    from deltasmith.cli.display import interruptible
+    from deltasmith.cli.display import interruptible, told
 
     written = {name: options.pop(name) for name in ("out", "overwrite", *_STATISTICS)}
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
@@ -51,7 +49,7 @@ def command(recipe: str, **options: Any) -> None:
     still = saves and _at_rest(recipe, options)
     _check(recipe, written, options)
     interrupted, notes = None, []
-    with _listener(quiet or as_json) as say, interruptible("point") as stop:
+    with told(quiet or as_json) as say, interruptible("point") as stop:
         options |= {"say": say, "stop": stop}
         try:
             try:
@@ -205,24 +203,3 @@ def _draw(found: Any, folder: Path) -> None:
         plots.line_search_plot(found.search, folder / "line_search.png")
     elif len(found.axes) <= 2:
         plots.sweep_plot(found, folder / "sweep.png")
-
-
-@contextmanager
-def _listener(silent: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield what shows how far the work has come: a bar on a terminal, lines elsewhere."""
-    from deltasmith.cli.display import item_progress
-
-    with item_progress(silent) as bar:
-        phase = ["", 0]
-
-        def say(what: str, done: int, of: int) -> None:
-            if what != phase[0]:
-                phase[:] = [what, 0]
-                bar.phase(what, of)
-                if of:
-                    bar.advance(0)
-            if done > phase[1]:  # type: ignore[operator]
-                bar.advance(done - phase[1])  # type: ignore[operator]
-                phase[1] = done
-
-        yield say

@@ -43,9 +43,9 @@ def read_texts(name: str, path: Path) -> Texts:
     """Read a corpus called `name`.
 
     A .jsonl or .json file holds an object for each document, with `text`, or `prompt` and `answer`, which are joined;
-    any other file is one document. Of a folder every UTF-8 text file below it is one, folder by folder in the order of names; hidden files, links, and
-    what is no text are passed over and counted. FOLDER/**/*.py, with any pattern, reads the matching files alone.
-    Blank documents do not count.
+    any other file is one document. Of a folder every UTF-8 text file below it is one, folder by folder in the order
+    of names; hidden files, links, and what is no text are passed over and counted. FOLDER/**/*.py, with any pattern,
+    reads the matching files alone. Blank documents do not count.
 
     Raises:
         DamagedInputError: it cannot be read, is no UTF-8, has an object without `text`, or holds no document.

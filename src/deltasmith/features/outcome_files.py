@@ -20,8 +20,8 @@ the decoder directions with the best, null for none). `origin` of a merge likewi
 the feature comes from parent i.
 
 rates.csv has one row for each edge and rate: value, low, high, and the same rate of the floor that decides; for
-`persisted` also the ratio of the two and the share under permuted tokens. The rates of merges follow (kind `merge`), and the
-universal share (kind `graph`). Shares are in [0, 1]; what there is not is empty.
+`persisted` also the ratio of the two and the share under permuted tokens. The rates of merges follow (kind `merge`),
+and the universal share (kind `graph`). Shares are in [0, 1]; what there is not is empty.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -41,7 +40,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deltasmith import __version__
-from deltasmith.errors import DamagedInputError, RefusedError, printable
+from deltasmith.analysis.publishing import Contents, check_report_folder, report_folder
+from deltasmith.errors import DamagedInputError, printable
 from deltasmith.features.outcome import (
     DESCENT,
     FATE,
@@ -57,9 +57,7 @@ from deltasmith.features.outcome import (
     Universal,
 )
 from deltasmith.features.pattern_records import FILE as PATTERNS
-from deltasmith.formats.claim import resolve_output
 from deltasmith.formats.json_file import read_json_object
-from deltasmith.formats.system import exchange, resource_error, sync_folder
 
 __all__ = [
     "FEATURES",
@@ -76,6 +74,7 @@ __all__ = [
 FEATURES, RATES = "features.json", "rates.csv"
 FORMAT = 1
 _LIMIT = 1 << 29
+_CONTENTS = Contents("`features match`", FEATURES, (FEATURES, RATES, PATTERNS))
 _COLUMNS = (
     "parent", "child", "kind", "rate", "value", "low", "high", "floor_member", "floor", "floor_low", "floor_high",
     "adjusted", "adjusted_low", "adjusted_high", "null",
@@ -122,28 +121,7 @@ def rates_csv(outcome: Outcome) -> bytes:
 
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Raise RefusedError unless `out` may be created, or with `overwrite` replaced because it holds nothing else."""
-    if not os.path.lexists(out):
-        return
-    where = printable(str(out))
-    if not out.is_dir():
-        raise RefusedError("the output exists and is a file", where=where, fix="choose another output")
-    names = sorted(entry.name for entry in out.iterdir())
-    if not names:
-        return
-    strangers = [name for name in names if name not in (FEATURES, RATES, PATTERNS)]
-    if strangers or FEATURES not in names:
-        what = printable(strangers[0], 80) if strangers else f"no {FEATURES}"
-        raise RefusedError(
-            f"the output is no folder of `features match` (it holds {what})",
-            where=where,
-            fix="choose another output, or move that folder away yourself",
-        )
-    if not overwrite:
-        raise RefusedError(
-            "the output exists and is not empty",
-            where=where,
-            fix="choose another output, or replace it with --overwrite",
-        )
+    check_report_folder(out, overwrite=overwrite, contents=_CONTENTS)
 
 
 def write_outcome(outcome: Outcome, out: Path, *, overwrite: bool = False) -> None:
@@ -152,32 +130,12 @@ def write_outcome(outcome: Outcome, out: Path, *, overwrite: bool = False) -> No
     Raises:
         RefusedError: see `check_out`. ResourceError: it cannot be written.
     """
-    out = resolve_output(out)
-    check_out(out, overwrite=overwrite)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with report_folder(out, overwrite=overwrite, contents=_CONTENTS) as partial:
         for name, data in ((FEATURES, features_json(outcome)), (RATES, rates_csv(outcome))):
             with (partial / name).open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        sync_folder(partial)
-        _put(partial, out)
-        sync_folder(out.parent)
-    except OSError as cause:
-        raise resource_error(cause, cause.filename or out) from cause
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _put(partial: Path, out: Path) -> None:
-    """Rename `partial` to `out`; what is there goes where `partial` was, and with it."""
-    if not (out.is_dir() and any(out.iterdir())):
-        partial.rename(out)
-    elif not exchange(partial, out):
-        shutil.rmtree(out)
-        partial.rename(out)
 
 
 def read_outcome(folder: str | Path) -> Outcome:

@@ -53,8 +53,8 @@ def rates_of(found: Comparison, fires: npt.NDArray[np.int64]) -> dict[str, Rate]
     """Return every rate of a comparison.
 
     By Fate, of the parent's testable features; `emerged`, of the child's; `mutual_R`, the share with a mutual best
-    partner at each R of CURVE; `any_match`, with any partner at r >= strong; `firing_weighted`, what persisted, weighted
-    by `fires`.
+    partner at each R of CURVE; `any_match`, with any partner at r >= strong; `firing_weighted`, what persisted,
+    weighted by `fires`.
     """
     rates = {
         fate.value: rate_of(share_of(found.fate == at, found.testable))

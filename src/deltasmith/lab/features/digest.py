@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from deltasmith.errors import DamagedInputError
 from deltasmith.features.comparing import Passages, compare
 from deltasmith.features.matching.thresholds import Thresholds
-from deltasmith.features.outcome import Outcome
+from deltasmith.features.outcome import FATE, Fate, Outcome
 from deltasmith.features.outcome_files import as_json
 from deltasmith.features.rates import rate_of, share_of
 from deltasmith.features.study import Study
@@ -57,6 +58,9 @@ def digest_of(study: Study, outcome: Outcome) -> dict[str, Any]:
             "edges": edges,
             "merges": merges,
             "universal": universal,
+            "returns": [
+                _returns(outcome, merge["label"], merge["base"]) for merge in found["merges"] if merge["base"]
+            ],
             "notes": [*document.get("notes", ()), *found["notes"]],
         }
     )
@@ -88,6 +92,27 @@ def compared_roots(first: Study, second: Study, resamples: int) -> dict[str, Any
         }
     )
     return result
+
+
+def _returns(outcome: Outcome, merge: str, base: str) -> dict[str, Any]:
+    """Count the base's testable features by the fine-tunes they persist in, and how many of each persist in the merge.
+
+    This is looser than the origin `recovered`, which asks that a feature has no partner at all in a fine-tune.
+    """
+    into = outcome.edge(base, merge).parents.status
+    parents = [edge.child for edge in outcome.edges if edge.parent == base and edge.child != merge]
+    judged = into < FATE.index(Fate.UNEXERCISED)
+    kept = {child: outcome.edge(base, child).parents.status == 0 for child in parents}
+    rows = []
+    for where in product((True, False), repeat=len(parents)):
+        flags = judged.copy()
+        for child, wanted in zip(parents, where, strict=True):
+            flags &= kept[child] == wanted
+        names = [child for child, wanted in zip(parents, where, strict=True) if wanted]
+        rows.append(
+            {"kept_in": names, "features": int(flags.sum()), "in_merge": int((flags & (into == 0)).sum())}
+        )
+    return {"merge": merge, "base": base, "groups": rows}
 
 
 def rounded(value: Any) -> Any:

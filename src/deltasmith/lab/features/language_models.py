@@ -35,7 +35,8 @@ SHAPE = Shape(hidden=128, inner=256, layers=1, heads=4, kv_heads=2, context=256,
 """A quarter of the paper's model in every direction: it has 512 / 1024 / 16 / 8."""
 BASE = Schedule(steps=1600, rate=3e-3, warmup=100, decay=0.1, batch=16)
 BRANCH = Schedule(steps=600, rate=3e-4, warmup=30, decay=0.01, batch=8)
-"""Batches are of pieces of 256 tokens. Fine-tunes learn at a tenth of the base's rate; the paper's at a thirtieth, and far longer."""
+"""Batches are of pieces of 256 tokens. Fine-tunes learn at a tenth of the base's rate; the paper's learn at a
+thirtieth, and far longer."""
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,29 @@ def merge_section(runs: Sequence[Run]) -> Iterator[str]:
     ]
     yield from table(("origin", "share"), rows)
     yield ""
+    yield from _returns(runs)
     everywhere = [Share.of(run.study("warm")["universal"]["share"]) for run in runs]
     alone = [Share.of(run.study("independent")["universal"]["share"]) for run in runs]
     yield (
         f"Universal, persisting along every edge from the base on: {pooled(everywhere)} per cent of the base's testable"
         f" features in mode warm, {pooled(alone)} afresh."
     )
+    yield ""
+
+
+def _returns(runs: Sequence[Run]) -> Iterator[str]:
+    yield (
+        "Base's features by the fine-tunes they persist in, and how many of each group persist in the merge: a feature"
+        " that drifts beyond r = 0.8 in a fine-tune can be back in the merge, which lies between the two."
+    )
+    yield ""
+    rows = []
+    for at, group in enumerate(runs[0].study("warm")["returns"][0]["groups"]):
+        groups = [run.study("warm")["returns"][0]["groups"][at] for run in runs]
+        count, back = sum(one["features"] for one in groups), sum(one["in_merge"] for one in groups)
+        share = f"{100 * back / count:.1f}" if count else _NONE
+        rows.append((" and ".join(group["kept_in"]) or "neither", str(count), str(back), share))
+    yield from table(("persists in", "features", "of them in the merge", "per cent"), rows)
     yield ""
 
 
