@@ -55,3 +55,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(f"deltasmith.{_ELSEWHERE.get(name, 'api')}"), name)
     raise AttributeError(f"module 'deltasmith' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is imported on first use as well."""
+    return sorted({*globals(), *__all__})

@@ -62,6 +62,8 @@ def test_json_and_quiet(place: Path) -> None:
     quiet = _sweep(place, "--vary", "t=0|1", "--resamples", 0, "--quiet", "--out", out)
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     assert json.loads(out.read_text()) == done.document
+    wrong = _sweep(place, "--vary", "q=0|1", "--resamples", 0, "--quiet", "--out", place / "other.json")
+    assert (wrong.code, wrong.out, len(wrong.err.splitlines())) == (2, "", 1)
     assert _sweep(place, "--vary", "t=0|1", "--quiet").code == 2
 
 

@@ -68,6 +68,8 @@ def test_json_is_the_study_and_quiet_is_quiet(words: list[object], tmp_path: Pat
     }
     done = run(*words, "--floors", "none", "--quiet", "--overwrite")
     assert (done.code, done.out, done.err) == (0, "", "")
+    done = run(*words, "--floors", "none", "--quiet")
+    assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
 
 
 def test_a_file_of_models_serves_as_well(words: list[object], tmp_path: Path) -> None:
@@ -136,3 +138,5 @@ def test_help_needs_nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("features", "train", "--help")
     assert done.code == 0
     assert "Needs the extra [features]" in " ".join(done.out.split())
+    example = "\n".join(line.strip() for line in done.out.splitlines() if ": " in line and "{model:" in line)
+    assert list(yaml.safe_load(example)) == ["base", "lua", "stories", "merged"]

@@ -6,6 +6,7 @@ features, and which features the others bring.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,6 +161,7 @@ def _write(
         (folder / "saes" / name).mkdir()
         weights = {"W_dec": turned.astype(np.float32), "W_enc": turned.T.astype(np.float32)}
         (folder / "saes" / name / "sae_weights.safetensors").write_bytes(written_arrays(weights))
+        (folder / "saes" / name / "cfg.json").write_text("{}", encoding="utf-8")
     place = np.arange(tokens)
     held_out = HeldOut(
         rng.integers(0, len(words), tokens).astype(np.int32),
@@ -171,6 +173,21 @@ def _write(
     texts = {str(at): f"{word} " if len(word) < 8 else word for at, word in enumerate(words)}
     (folder / "tokens.json").write_text(json.dumps(texts), encoding="utf-8")
     (folder / "study.json").write_text(json.dumps(_document(list(codes), mode), indent=1), encoding="utf-8")
+    sealed(folder)
+
+
+def sealed(folder: Path) -> Study:
+    """List the study's files, as they are now, in its study.json: what was changed counts as part of it."""
+    files = [folder / "held_out.safetensors", folder / "tokens.json"]
+    files += sorted(
+        p for part in ("codes", "effects", "saes") for p in (folder / part).rglob("*") if p.is_file()
+    )
+    document = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    document["files"] = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+    (folder / "study.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return Study.open(folder)
 
 
 def _document(members: list[str], mode: str) -> dict[str, Any]:

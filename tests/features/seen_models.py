@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_studies import BASE, events, made_study
+from made_studies import BASE, events, made_study, sealed
 
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import RefusedError
@@ -102,6 +102,7 @@ def seen_study(folder: Path, patch: pytest.MonkeyPatch) -> Study:
     }
     document["scores"] = {**document["scores"], "base": root}
     (made.folder / "study.json").write_text(json.dumps(document))
+    sealed(made.folder)
     patch.setattr(sweeping, "Viewer", FakeViewer)
     patch.setattr(sweeping, "_require_extra", lambda device: None)
     patch.setattr(FakeViewer, "seen", [], raising=False)

@@ -75,6 +75,28 @@ def test_objects_and_plain_files(tmp_path: Path) -> None:
     assert _texts(read_texts("x", tmp_path / "plain")) == ['{"text": "five"}\nsix']
 
 
+@pytest.mark.parametrize("pattern", [".", "**/*.json*"])
+def test_objects_within_a_folder(tmp_path: Path, pattern: str) -> None:
+    for name, data in {
+        "a.jsonl": '{"text": "one"}\n{"text": " "}\n{"prompt": "two", "answer": "!"}\n',
+        "b.json": '[{"text": "three"}]',
+        "config.json": '{"vocab_size": 3}',
+        "list.json": "[1]",
+        "none.json": "[]",
+        "odd.json": "{",
+        "empty.jsonl": "\n",
+        "hollow.jsonl": '{"text": ""}\n',
+    }.items():
+        (tmp_path / name).write_text(data)
+    found = read_texts("x", tmp_path / pattern)
+    assert _texts(found) == ["one", "two!", "three"]
+    assert [document.where for document in found.documents] == ["a.jsonl:1", "a.jsonl:3", "b.json:[0]"]
+    assert found.notes == ("x: passed over 2 blank, 4 no documents",)
+    (tmp_path / "c.jsonl").write_text('{"text": "four"}\n{"tex": "five"}\n')
+    with pytest.raises(DamagedInputError, match=r"`text` is missing in c\.jsonl:2"):
+        read_texts("x", tmp_path / pattern)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

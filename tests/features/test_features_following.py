@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_studies import PLANTED, events, made_study
+from made_studies import PLANTED, events, made_study, sealed
 
 from deltasmith.engine.workers import Stop
 from deltasmith.errors import DamagedInputError, InterruptedRunError, RecipeError, RefusedError
@@ -31,10 +31,10 @@ def outcome(study: Study) -> Outcome:
 
 
 def rewritten(study: Study, **changes: object) -> Study:
-    """Change study.json."""
+    """Change study.json, and let it list the files as they are."""
     path = study.folder / "study.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return Study.open(study.folder)
+    return sealed(study.folder)
 
 
 def without(study: Study, *members: str) -> Study:
@@ -152,7 +152,7 @@ def test_the_same_model_shows_no_evidence_of_change(tmp_path: Path) -> None:
     with pytest.raises(
         DamagedInputError, match=r"it is of shape \(96, 32\), and its codes are of 80 latents"
     ):
-        match(study, resamples=2)
+        match(sealed(study.folder), resamples=2)
     (study.folder / "saes" / "base~again" / "sae_weights.safetensors").replace(
         study.folder / "saes" / "lua" / "sae_weights.safetensors"
     )
@@ -205,12 +205,13 @@ def test_independent_dictionaries_are_held_against_another_seed(tmp_path: Path) 
     assert edge.verdict == "no evidence that features changed"  # 44 of 58, where another seed keeps 48
 
 
-def test_one_dictionary_for_all_is_held_against_itself_and_says_so(tmp_path: Path) -> None:
+def test_one_dictionary_for_all_has_no_floor_and_says_why(tmp_path: Path) -> None:
     found = match(made_study(tmp_path / "study", mode="shared", tokens=2000), resamples=20)
-    floor = found.edge("lua", "merged").floors[0]
-    assert (floor.member, floor.role, floor.model, floor.p_value) == ("lua", "again", "lua", None)
-    assert floor.persisted.value == 1
-    assert any(note.startswith("one dictionary serves all models") for note in found.notes)
+    assert {(edge.floors, edge.verdict) for edge in found.edges} == {((), "no floor")}
+    assert all(edge.rates["persisted"].low is not None for edge in found.edges)
+    (note,) = [note for note in found.notes if "floor" in note]
+    assert note.startswith("one dictionary reads all models, so its floor is 100 % by construction")
+    assert "intervals alone tell" in note
     assert not any("no floor of its own" in note for note in found.notes)
 
 
@@ -258,6 +259,16 @@ def test_progress_is_told_and_a_stop_is_obeyed(study: Study, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_an_edge_on_which_nothing_can_be_tested_is_noted(study: Study, tmp_path: Path) -> None:
+    found = match(study, out=tmp_path / "out", resamples=0, min_fires=10**6)
+    notes = [note for note in found.notes if "is tested" in note]
+    assert len(notes) == len(found.edges) == 5
+    assert notes[0].startswith(
+        "base > lua: no feature of base is tested, as none fires on 1,000,000 held-out"
+    )
+    assert notes[0].endswith("lower --min-fires, or train the study with more held-out text")
+
+
 def test_numbers_that_make_no_sense_are_refused(study: Study) -> None:
     with pytest.raises(RecipeError, match="choose 0 < weak <= strong <= 1"):
         match(study, strong=0.4)
@@ -265,10 +276,15 @@ def test_numbers_that_make_no_sense_are_refused(study: Study) -> None:
         match(study, resamples=-1)
 
 
-def test_the_default_place_is_replaced_and_another_is_not(
-    study: Study, outcome: Outcome, tmp_path: Path
-) -> None:
-    match(study, resamples=60)
+def test_no_result_is_replaced_unless_asked_for(study: Study, outcome: Outcome, tmp_path: Path) -> None:
+    before = (study.folder / "match" / "features.json").read_bytes()
+    heard: list[str] = []
+    with pytest.raises(RefusedError, match=r"not empty in .*match; .*--overwrite"):
+        match(study, resamples=2, say=lambda what, done, of: heard.append(what))
+    assert not heard  # before anything is computed
+    assert (study.folder / "match" / "features.json").read_bytes() == before
+    match(study, resamples=60, overwrite=True)
+    assert (study.folder / "match" / "features.json").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(RefusedError, match=r"it holds notes\.txt"):
@@ -283,8 +299,12 @@ def test_a_damaged_study_is_told(tmp_path: Path) -> None:
     (study.folder / "codes" / "lua.safetensors").write_bytes(
         written_codes(Codes.of_dense(np.eye(3, dtype=np.float32)))
     )
-    with pytest.raises(DamagedInputError, match="the codes span 500 and 3 tokens"):
+    with pytest.raises(
+        DamagedInputError, match=r"not what study\.json says in .*codes/lua\.safetensors; train"
+    ):
         match(study, resamples=2)
+    with pytest.raises(DamagedInputError, match="the codes span 500 and 3 tokens"):
+        match(sealed(study.folder), resamples=2)
     with pytest.raises(DamagedInputError, match="there is no dictionary of stories"):
         match(without(study, "stories"))
     assert not (study.folder / "match").exists()

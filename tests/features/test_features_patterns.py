@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_studies import made_study
+from made_studies import made_study, sealed
 
 from deltasmith.errors import DamagedInputError, RecipeError, RefusedError, ResourceError
 from deltasmith.features.codes import Codes
@@ -41,7 +41,7 @@ def study(tmp_path: Path) -> Study:
     (folder / "tokens.json").write_text(json.dumps({str(at): word for at, word in enumerate(WORDS)}))
     for label in ("base", "lua", "stories", "merged"):
         (folder / "codes" / f"{label}.safetensors").write_bytes(written_codes(_codes(ids)))
-    return Study.open(folder)
+    return sealed(folder)
 
 
 def _codes(ids: np.ndarray) -> Codes:
@@ -88,7 +88,7 @@ def test_marks_are_those_of_a_walk_over_the_characters(tmp_path: Path) -> None:
         np.zeros(400, np.int32),
     )
     (study.folder / "held_out.safetensors").write_bytes(written_held_out(held_out))
-    study = Study.open(study.folder)
+    study = sealed(study.folder)
     wanted = np.zeros(400, bool)
     for sequence in range(9):
         owners = [

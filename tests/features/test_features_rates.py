@@ -72,7 +72,7 @@ def test_a_ratio_to_nothing_is_no_number() -> None:
 
 def test_a_floor_of_the_same_model_is_compared_feature_by_feature() -> None:
     edge, floor = kept([0.4], "11000", "11111"), kept([0.8], "10111", "11111")
-    found = floor_of(member("base~again"), edge, floor, "base", mode="warm")
+    found = floor_of(member("base~again"), edge, floor, "base")
     assert (found.member, found.role, found.model) == ("base~again", "again", "base")
     assert (found.fewer, found.more) == (3, 1)
     assert found.p_value == sign_test(3, 1)
@@ -81,19 +81,14 @@ def test_a_floor_of_the_same_model_is_compared_feature_by_feature() -> None:
 
 def test_features_that_were_not_tested_are_not_compared() -> None:
     edge, floor = kept([0.4], "11000", "11100"), kept([0.8], "10111", "11100")
-    found = floor_of(member("base~seed1"), edge, floor, "base", mode="warm")
+    found = floor_of(member("base~seed1"), edge, floor, "base")
     assert (found.role, found.fewer, found.more) == ("seed", 1, 1)
 
 
 def test_a_floor_of_another_model_is_compared_by_shares_alone() -> None:
-    found = floor_of(member("base~again"), kept([0.6], "111"), kept([0.9], "11111"), "lua", mode="warm")
+    found = floor_of(member("base~again"), kept([0.6], "111"), kept([0.9], "11111"), "lua")
     assert (found.model, found.fewer, found.more, found.p_value) == ("base", 0, 0, None)
     assert found.adjusted.value == pytest.approx(2 / 3)
-
-
-def test_one_dictionary_for_all_needs_no_sign_test() -> None:
-    found = floor_of(member("base"), kept([0.5], "1100"), kept([1.0], "1111"), "base", mode="shared")
-    assert (found.role, found.fewer, found.more, found.p_value) == ("again", 2, 0, None)
 
 
 @pytest.mark.parametrize(

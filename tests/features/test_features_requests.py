@@ -54,7 +54,11 @@ def asked(text: Path, **options: Any) -> Request:
             {"latents": "8 times"},
             "'8 times' is no count of latents; give a number, or a multiple of the width, such",
         ),
-        ({"latents": 0}, "0 latents make no dictionary; give a number from 1 on, or such as 8x"),
+        ({"latents": 0}, "0 latents make no dictionary; give --latents from 1 to 4,194,304, or such as 8x"),
+        ({"latents": "4194305"}, "4,194,305 latents make no dictionary"),
+        ({"latents": "9" * 5000}, f"'{'9' * 80}… (5000 characters)' is no count of latents"),
+        ({"latents": "9" * 400 + "x"}, f"'{'9' * 80}… (401 characters)' is no count of latents"),
+        ({"latents": "²"}, "'²' is no count of latents"),
         ({"latents": 16, "k": 17}, "k is 17 of 16 latents; let fewer fire"),
         ({"l1": 0.5}, "l1 is the penalty of relu-l1 alone; give --kind relu-l1 with it, or --k"),
         ({"kind": "relu-l1"}, "relu-l1 needs a coefficient; give --l1"),
@@ -82,6 +86,14 @@ def test_what_makes_no_sense_is_refused_in_words(text: Path, options: dict[str, 
         asked(text, **options)
     assert str(error.value).startswith(message)
     assert error.value.exit_code == 2
+
+
+def test_multiples_are_held_against_the_width(text: Path) -> None:
+    for multiple, width, least in (("999999x", 320, 319_999_680), ("0.001x", 320, 0)):
+        request = asked(text, latents=multiple)
+        with pytest.raises(RecipeError, match=rf"{least:,} latents \({multiple} of a width of 320\) make no"):
+            request.latents_of(width)
+    assert asked(text, latents="8192x").latents_of(320) == 8192 * 320
 
 
 def test_corpora_must_exist_and_differ_in_name(text: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_studies import BASE, made_study
+from made_studies import BASE, made_study, sealed
 
 from deltasmith.errors import DamagedInputError
 from deltasmith.features.study import Quality, Study
@@ -90,4 +90,33 @@ def test_damaged_arrays_are_named(copy: Path, content: bytes | None) -> None:
 def test_arrays_of_another_file_are_refused(copy: Path) -> None:
     (copy / "codes" / "lua.safetensors").write_bytes((copy / "held_out.safetensors").read_bytes())
     with pytest.raises(DamagedInputError, match="starts"):
-        Study.open(copy).codes("lua")
+        sealed(copy).codes("lua")
+
+
+READERS = {
+    "codes/lua.safetensors": lambda study: study.codes("lua"),
+    "effects/lua.safetensors": lambda study: study.effects("lua"),
+    "saes/lua/sae_weights.safetensors": lambda study: study.decoder("lua"),
+    "saes/lua/cfg.json": lambda study: study.dictionary("lua"),
+    "held_out.safetensors": lambda study: study.held_out,
+    "tokens.json": lambda study: study.texts,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_file_is_read_only_as_it_was_written(copy: Path, name: str) -> None:
+    """Structure alone would let a byte within the arrays, or another word of a text, go unnoticed."""
+    READERS[name](Study.open(copy))
+    data = bytearray((copy / name).read_bytes())
+    data[-1] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(
+        DamagedInputError, match=r"it is not what study\.json says in .*; train the study again"
+    ) as caught:
+        READERS[name](Study.open(copy))
+    assert name in str(caught.value)
+    document = json.loads((copy / "study.json").read_text())
+    for files in ({k: v for k, v in document["files"].items() if k != name}, 3, None):
+        (copy / "study.json").write_text(json.dumps(document | {"files": files}))
+        with pytest.raises(DamagedInputError, match=r"study\.json does not list this file in "):
+            READERS[name](Study.open(copy))

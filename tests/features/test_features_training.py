@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ pytest.importorskip("transformers")
 
 from small_studies import SITE, light_options, options
 
-from deltasmith.errors import MissingExtraError, RecipeError, RefusedError
+from deltasmith.errors import MissingExtraError, RecipeError, RefusedError, ResourceError
 from deltasmith.features.dictionaries import storage
 from deltasmith.features.dictionaries.settings import BatchTopK, ReluL1, TopK
 from deltasmith.features.member_training import SAMPLE_TOKENS, parted
@@ -246,6 +248,90 @@ def test_a_site_that_is_not_there_is_refused_and_leaves_nothing(tmp_path: Path) 
         with pytest.raises(RecipeError):
             train(**given | {"site": site})
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("study")]
+
+
+def left_beside(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("study"))
+
+
+def test_a_dictionary_that_will_not_fit_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 4 * (10 * 54 * 320 + 64 * 54)  # 48 latents and an eighth more
+    monkeypatch.setattr("deltasmith.features.prospects.free_on_device", lambda device: free)
+    given, heard = light_options(tmp_path, steps=1), []
+    with pytest.raises(
+        ResourceError, match=r"training a dictionary of 55 latents .* are free; give fewer --latents"
+    ):
+        train(**given | {"latents": 49}, say=lambda what, done, of, detail="": heard.append(what))
+    assert not heard
+    assert left_beside(tmp_path) == []
+    train(**given | {"mode": "warm"})
+    with pytest.raises(
+        RecipeError, match=r"319,999,680 latents \(999999x of a width of 320\) make no dictionary"
+    ):
+        train(**given | {"latents": "999999x", "out": str(tmp_path / "study2")})
+    assert left_beside(tmp_path) == ["study"]
+
+
+def test_pieces_longer_than_the_model_reads_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"pieces of 5,000 tokens are longer than the 96 .*--context 96 or less"
+    ):
+        train(**light_options(tmp_path, context=5000))
+    assert left_beside(tmp_path) == []
+
+
+def test_text_that_is_seen_too_often_is_noted(warm: tuple[Study, dict[str, Any]], tmp_path: Path) -> None:
+    assert not any("training sees each" in note for note in warm[0].document["notes"])
+    study = train(**light_options(tmp_path, steps=100, train_tokens=300, mode="shared", floors="none"))
+    (note,) = [note for note in study.document["notes"] if "training sees each" in note]
+    assert re.search(r"of the [\d,]+ different tokens about (\d\d) times; more text, or fewer --steps", note)
+
+
+def test_every_file_of_a_study_is_listed_with_its_hash(warm: tuple[Study, dict[str, Any]]) -> None:
+    study = warm[0]
+    files = [path for path in study.folder.rglob("*") if path.is_file() and path.name != "study.json"]
+    assert study.document["files"] == {
+        path.relative_to(study.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def test_what_a_given_dictionary_was_made_for_is_looked_at(tmp_path: Path) -> None:
+    first = train(**light_options(tmp_path, mode="shared", floors="none"))
+    rest = {"root_dictionary": first.dictionary("base"), "latents": None, "k": None, "mode": "shared"}
+    given = light_options(tmp_path, out=str(tmp_path / "b"), floors="none") | rest
+    elsewhere = SITE.replace("layers.1", "layers.0")
+    with pytest.raises(
+        RefusedError, match=rf"was trained at {SITE}, not at {elsewhere} in .*; give --site {SITE}"
+    ):
+        train(**given | {"site": elsewhere})
+    same = train(**given)
+    assert not any("dictionary was trained" in note for note in same.document["notes"])
+    math, base = given["models"][1], given["models"][0]
+    swapped = given | {"models": [math, base], "parents": ["base=math"], "out": str(tmp_path / "c")}
+    notes = train(**swapped).document["notes"]
+    assert "the root's dictionary was trained on base, and serves math as it is" in notes
+
+    foreign = tmp_path / "foreign"
+    shutil.copytree(first.dictionary("base"), foreign)
+    config = json.loads((foreign / "cfg.json").read_text())
+    del config["metadata"]["deltasmith"]
+    said = {}
+    for name in (elsewhere.partition(":")[0], "blocks.0.hook_mlp_out", SITE.partition(":")[0]):
+        config["metadata"]["hook_name"] = name
+        (foreign / "cfg.json").write_text(json.dumps(config))
+        study = train(**given | {"root_dictionary": foreign, "overwrite": True})
+        said[name] = [note for note in study.document["notes"] if "was trained at" in note]
+    assert list(map(len, said.values())) == [1, 0, 0]
+    assert (
+        f"was trained at {elsewhere.partition(':')[0]}, and serves {SITE} as it is"
+        in next(iter(said.values()))[0]
+    )
+    del config["metadata"]
+    (foreign / "cfg.json").write_text(json.dumps(config))
+    train(**given | {"root_dictionary": foreign, "overwrite": True})
 
 
 def test_an_output_is_not_replaced_unless_asked_for(tmp_path: Path) -> None:

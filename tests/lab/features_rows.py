@@ -14,7 +14,7 @@ from deltasmith.features.patterns import find
 from deltasmith.lab.features.digest import compared_roots, digest_of, rounded
 from features.made_studies import made_study
 
-HOME = ("lua", "stories")
+LEARNT = ("lua", "stories")
 
 
 def _rate(value: float) -> dict[str, float]:
@@ -42,7 +42,7 @@ def swept() -> dict[str, Any]:
                 "smallest_recovered": min(in_lua, in_stories),
             }
         )
-    scores = {domain: {"loss": 3.0, "accuracy": 0.2} for domain in ("english", *HOME)}
+    scores = {domain: {"loss": 3.0, "accuracy": 0.2} for domain in ("english", *LEARNT)}
     return {
         "axis": "t",
         "root": "base",
@@ -77,7 +77,6 @@ def _run_text() -> str:
             "seed": 0,
             "sizes": {"latents": 80, "k": 3, "steps": 100, "batch": 8},
             "facts": facts(),
-            "home": {"lua": "lua", "stories": "stories"},
             "studies": found,
             "patterns": {"patterns": patterns.as_json()["patterns"]},
             "sweep": swept(),

@@ -20,7 +20,6 @@ from features.made_studies import BASE, made_study
 SUBJECTS = Subjects(
     models={label: Path(label) for label in ("base", "lua", "stories", "merged")},
     corpora={"lua": Path("lua.jsonl")},
-    home={},
     parents=("lua=base", "stories=base"),
     control=Path("random"),
 )
@@ -58,7 +57,7 @@ def test_a_childs_dictionary_under_the_bases_seed_is_called_base() -> None:
     assert jobs["same-lua"].against == "warm"
     assert jobs["shared"].after == "warm"
     assert jobs["control"].models[0] == "random=random"
-    without = Subjects(SUBJECTS.models, SUBJECTS.corpora, {})
+    without = Subjects(SUBJECTS.models, SUBJECTS.corpora)
     assert not [job for job in studies_of(without) if job.name.startswith("control")]
 
 

@@ -115,11 +115,14 @@ def test_a_case_study_holds_only_where_all_models_have_the_feature() -> None:
     data = run_data()
     pattern = next(p for p in data["patterns"]["patterns"] if p["name"] == "variable assignment")
     best = next(m["detectors"] for m in pattern["members"] if m["label"] == "base")[0]
+    best["marking"]["f1"] = 0.8
     for step in best["along"]:
         step["status"] = "persisted"
     assert answers(data)[CASE] == "holds"
     next(step for step in best["along"] if step["child"] == "stories")["status"] = "drifted"
     assert answers(data)[CASE] == "fails"
+    best["marking"]["f1"] = 0.3  # it detects too little to stand for the pattern
+    assert answers(data)[CASE] == "open"
 
 
 def test_seeds_that_differ_leave_a_question_open() -> None:
@@ -147,7 +150,7 @@ def test_several_seeds_are_pooled_with_every_seeds_interval(tmp_path: Path) -> N
     page = tmp_path / "page.md"
     write_features_page(saved(tmp_path / "features.json", run_data(0), run_data(1)), page)
     text = page.read_text(encoding="utf-8")
-    assert "Seeds 0, 1" in text
+    assert "Training seeds 0, 1" in text
     assert "| seed | pattern |" in text
 
 

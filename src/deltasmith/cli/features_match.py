@@ -58,7 +58,7 @@ __all__ = ["command"]
     metavar="NAME=REGEX",
     help="Look for the features that fire where an expression matches the held-out text; once or more.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
 @json_option
 @quiet_option
 def command(study: str, patterns: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:

@@ -37,7 +37,8 @@ def input_options(function: Any) -> Any:
             required=True,
             multiple=True,
             metavar="NAME=PATH",
-            help="One kind of text: a file, or a folder of files; repeatable. Every kind gives as many tokens.",
+            help="One kind of text: a file, a folder, a pattern such as 'FOLDER/**/*.py', or a .jsonl file of objects"
+            " with `text`, or `prompt` and `answer`; repeatable. Every kind gives as many tokens.",
         ),
         click.option("--out", required=True, type=_PATH, metavar="STUDY", help="The folder to write."),
         click.option(
@@ -124,7 +125,8 @@ def dictionary_options(function: Any) -> Any:
             type=click.Choice(["root", "all", "none"]),
             default="root",
             show_default=True,
-            help="Models that get a second dictionary, to tell what changes by itself; none: only with --mode shared.",
+            help="Models that get a second dictionary, to tell what changes by itself: root, where edges from other"
+            " models are held against the root's, or all; none: only with --mode shared.",
         ),
         click.option(
             "--seeds",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
+_HOW = {"again": "trained on", "seed": "afresh with another seed"}
+
 
 def show(outcome: Outcome, study: Study) -> None:
     """Print an outcome: dictionaries, models, floors, edges, merges, the whole graph, notes."""
@@ -99,17 +101,8 @@ def _edge(edge: EdgeOutcome) -> None:
     click.echo()
     click.echo(f"{printable(edge.parent, 80)} → {printable(edge.child, 80)}{base}: {edge.verdict}")
     click.echo(f"  {_share(edge.rates['persisted'])} persisted of {edge.testable:,} features")
-    for floor in edge.floors:
-        same = "the same model" if floor.model == edge.parent else printable(floor.model, 80)
-        how = "trained on" if floor.role == "again" else "another seed"
-        tested = (
-            "" if floor.p_value is None else f", {floor.fewer} kept only there and {floor.more} only here"
-        )
-        tested += "" if floor.p_value is None else f" (p = {floor.p_value:.2g})"
-        click.echo(
-            f"  floor: {_share(floor.persisted)} in {same}, {how} ({printable(floor.member, 80)}); "
-            f"adjusted {_ratio(floor.adjusted)}{tested}"
-        )
+    for line in _floors(edge):
+        click.echo(f"  {line}")
     beside = edge.floors[0].rates if edge.floors else {}
     rest = ", ".join(
         f"{name} {_percent(rate.value)}"
@@ -119,6 +112,26 @@ def _edge(edge: EdgeOutcome) -> None:
     )
     click.echo(f"  {rest} of the child's")
     click.echo(f"  {'; '.join(_checks(edge))}")
+
+
+def _floors(edge: EdgeOutcome) -> Iterator[str]:
+    """Tell of the floor that decides, and of the others their share alone: they answer other questions."""
+    for at, floor in enumerate(edge.floors):
+        how = "by the same dictionary" if floor.member == floor.model else _HOW[floor.role]
+        member = printable(floor.member, 80)
+        if at:
+            yield f"for comparison: {how} {_percent(floor.persisted.value)} ({member})"
+            continue
+        same = "the same model" if floor.model == edge.parent else printable(floor.model, 80)
+        tested = (
+            ""
+            if floor.p_value is None
+            else f", {floor.fewer} kept only there and {floor.more} only here (p = {floor.p_value:.2g})"
+        )
+        yield (
+            f"deciding floor: {_share(floor.persisted)} in {same}, {how} ({member}); "
+            f"adjusted {_ratio(floor.adjusted)}{tested}"
+        )
 
 
 def _checks(edge: EdgeOutcome) -> Iterator[str]:

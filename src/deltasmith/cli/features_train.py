@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
 _EVERY = 15.0
 """Seconds between two lines, where there is no terminal."""
+_EPILOG = """\b
+A file of models, lineage.yaml say, whose paths count from its folder:
+  base:    {model: ./base}
+  lua:     {model: ./lua, from: base}
+  stories: {model: ./stories, from: base}
+  merged:  {model: slerp.yaml, from: [lua, stories]}
+`from` may be left out where a manifest.json, a recipe or a packed delta tells
+it; `base: LABEL` names a merge's base.
+
+deltasmith features train lineage.yaml --site model.layers.0.mlp.down_proj:in --corpus lua=./lua-code --out study
+"""
 
 
-@click.command("train")
+@click.command("train", epilog=_EPILOG)
 @click.argument("models", nargs=-1, required=True, metavar="LABEL=MODEL...")
 @input_options
 @dictionary_options

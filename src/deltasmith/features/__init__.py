@@ -28,3 +28,8 @@ def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
         return getattr(import_module(f"deltasmith.features.{_ELSEWHERE[name]}"), name)
     raise AttributeError(f"module 'deltasmith.features' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is imported on first use as well."""
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,24 @@ def written_arrays(arrays: Mapping[str, Array], metadata: Mapping[str, str] | No
     )
 
 
-def read_arrays(path: Path, wanted: Mapping[str, type[np.generic]]) -> dict[str, Array]:
+def read_arrays(
+    path: Path, wanted: Mapping[str, type[np.generic]], *, sha256: str | None = None
+) -> dict[str, Array]:
     """Read a safetensors file and check that it holds the wanted arrays in their element types.
 
+    `sha256` is what study.json says of the file; None where it is not yet written.
+
     Raises:
-        DamagedInputError: the file is missing, damaged, or lacks one of them.
+        DamagedInputError: the file is missing, damaged, another than the one with that hash, or lacks an array.
     """
     where = printable(str(path))
     try:
-        found = load(path.read_bytes())
+        data = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise DamagedInputError(
+                "it is not what study.json says", where=where, fix="train the study again"
+            )
+        found = load(data)
     except OSError as cause:
         raise DamagedInputError(
             f"it cannot be read ({cause.strerror})", where=where, fix="train the study again"

@@ -100,6 +100,10 @@ class Workplace:
         self.finished[name] = part
         return part.record
 
+    def hashes(self, parts: Sequence[str]) -> dict[str, str]:
+        """Return the SHA-256 of every file of finished parts, by its path in the study."""
+        return {path: known for name in parts for path, known in self.finished[name].files.items()}
+
     def read(self, path: str) -> Path:
         """Return where a file of a finished part lies until the study is published."""
         return self.staging.partial / path

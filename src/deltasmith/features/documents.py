@@ -43,9 +43,10 @@ def read_texts(name: str, path: Path) -> Texts:
     """Read a corpus called `name`.
 
     A .jsonl or .json file holds an object for each document, with `text`, or `prompt` and `answer`, which are joined;
-    any other file is one document. Of a folder every UTF-8 text file below it is one, folder by folder in the order
-    of names; hidden files, links, and what is no text are passed over and counted. FOLDER/**/*.py, with any pattern,
-    reads the matching files alone. Blank documents do not count.
+    any other file is one document. Of a folder every UTF-8 text file below it is read like this, folder by folder in
+    the order of names; hidden files, links, what is no text, and .json files that hold anything but such objects ("no
+    documents") are passed over and counted. FOLDER/**/*.py, with any pattern, reads the matching files alone. Blank
+    documents do not count.
 
     Raises:
         DamagedInputError: it cannot be read, is no UTF-8, has an object without `text`, or holds no document.
@@ -60,17 +61,14 @@ def read_texts(name: str, path: Path) -> Texts:
     data = read_bytes(path)
     if not data.strip(b"\xef\xbb\xbf \t\r\n[]"):
         raise _empty(name, where)
-    documents = tuple(
-        _objects(data, where) if path.suffix in _OBJECTS else [Document(_text(data, where), where)]
-    )
-    documents = tuple(document for document in documents if document.text.strip())
+    documents = tuple(_documents(data, path.suffix, where))
     if not documents:
         raise _empty(name, where)
     return Texts(documents, path.name, hashlib.sha256(data).hexdigest(), ())
 
 
 def _of_files(name: str, path: Path, folder: Path, files: Iterator[Path]) -> Texts:
-    """Read every file as one document, and count what is none."""
+    """Read the documents of every file, and count the files that have none."""
     passed: Counter[str] = Counter()
     documents: list[Document] = []
     state = hashlib.sha256()
@@ -80,8 +78,8 @@ def _of_files(name: str, path: Path, folder: Path, files: Iterator[Path]) -> Tex
         if isinstance(told, str):
             passed[told] += 1
             continue
-        text, digest = told
-        documents.append(Document(text, printable(relative)))
+        found, digest = told
+        documents += found
         state.update(repr((relative, digest)).encode("utf-8", "surrogateescape"))
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
     if not documents:
@@ -90,8 +88,11 @@ def _of_files(name: str, path: Path, folder: Path, files: Iterator[Path]) -> Tex
     return Texts(tuple(documents), path.name or path.resolve().name, state.hexdigest(), notes)
 
 
-def _read(file: Path, relative: str) -> tuple[str, str] | str:
-    """Return a file's text and hash, or what it is instead of a text."""
+def _read(file: Path, relative: str) -> tuple[list[Document], str] | str:
+    """Return a file's documents and hash, or what it is instead of text.
+
+    DamagedInputError for a .jsonl file of anything but objects with text: it was meant to hold documents.
+    """
     if any(part.startswith(".") for part in relative.split("/")):
         return "hidden"
     if file.is_symlink():
@@ -108,7 +109,21 @@ def _read(file: Path, relative: str) -> tuple[str, str] | str:
         return "no UTF-8"
     if "\0" in text:
         return "binary"
-    return (text, hashlib.sha256(data).hexdigest()) if text.strip() else "blank"
+    if not text.strip():
+        return "blank"
+    try:
+        found = _documents(data, file.suffix, printable(relative))
+    except DamagedInputError:
+        if file.suffix == ".json":
+            return "no documents"
+        raise
+    return (found, hashlib.sha256(data).hexdigest()) if found else "blank"
+
+
+def _documents(data: bytes, suffix: str, where: str) -> list[Document]:
+    """Return the documents of one file that are not blank."""
+    found = _objects(data, where) if suffix in _OBJECTS else [Document(_text(data, where), where)]
+    return [document for document in found if document.text.strip()]
 
 
 def _below(folder: Path) -> Iterator[Path]:

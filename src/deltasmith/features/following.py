@@ -52,14 +52,14 @@ def match(
 ) -> Outcome:
     """Match features along every edge of a study, and write features.json and rates.csv.
 
-    They go to the folder `match` in the study, where an earlier result is replaced, or to `out`, where it is replaced
-    with `overwrite`. `strong` and `weak` are correlations, 0 < weak <= strong <= 1; a feature that fires on fewer than
+    They go to `out`, by default the folder `match` in the study; an earlier result there is replaced with `overwrite`.
+    `strong` and `weak` are correlations, 0 < weak <= strong <= 1; a feature that fires on fewer than
     `min_fires` held-out tokens is not told of. Intervals come from `resamples` draws of the passages, keyed by `seed`;
     0 draws none. The result does not depend on `threads`. `say(what, done, of)` hears how far it has come.
 
     Raises:
-        DamagedInputError: the study is missing or damaged. RecipeError: numbers that make no sense. RefusedError: `out`
-        holds something else. InterruptedRunError: `stop` was asked.
+        DamagedInputError: the study is missing or damaged. RecipeError: numbers that make no sense. RefusedError: an
+        earlier result is there, or something else. InterruptedRunError: `stop` was asked.
     """
     opened = study if isinstance(study, Study) else Study.open(study)
     thresholds = Thresholds(strong, weak, min_fires)
@@ -67,12 +67,11 @@ def match(
         raise RecipeError(
             f"{resamples} resamples cannot be drawn", fix="choose 0 or more; 300 is the default"
         )
-    own = out is None
     place = opened.folder / "match" if out is None else Path(out)
-    check_out(place, overwrite=overwrite or own)
+    check_out(place, overwrite=overwrite)
     matcher = _Matcher(opened, thresholds, resamples, seed, threads or _available(), say, stop or Stop())
     outcome = matcher.outcome()
-    write_outcome(outcome, place, overwrite=overwrite or own)
+    write_outcome(outcome, place, overwrite=overwrite)
     return outcome
 
 
@@ -150,11 +149,11 @@ class _Matcher:
     def _floors_of(self, edge: Edge) -> list[tuple[Pair, Member]]:
         """Find the second dictionaries an edge is held against: its parent's, or else the root's; `again` comes first.
 
-        With one dictionary for all models the parent stands against itself: what is lost there, ties lose.
+        None where one dictionary reads all models: it would stand against itself.
         """
         if self.study.mode == "shared":
             self.notes.append(_SHARED)
-            return [((edge.parent, edge.parent), self.study.members[edge.parent])]
+            return []
         root = self.study.graph.root.label
         label = edge.parent if self.study.floors(edge.parent) else root
         members = sorted(self.study.floors(label), key=lambda member: member.role != "again")
@@ -170,9 +169,9 @@ class _Matcher:
         self.say("permuting tokens", at, len(self.study.graph.edges))
         self._check()
         pair = edge.parent, edge.child
-        codes, mode = (self._codes(edge.parent), self._codes(edge.child)), self.study.mode
+        codes = self._codes(edge.parent), self._codes(edge.child)
         floors = [
-            (floor_of(member, self.held[pair], self.held[floor], edge.parent, mode=mode), self.held[floor])
+            (floor_of(member, self.held[pair], self.held[floor], edge.parent), self.held[floor])
             for floor, member in self._floors_of(edge)
         ]
         name = f"{edge.parent}>{edge.child}"
@@ -232,10 +231,24 @@ class _Matcher:
             "site": self.study.site,
         }
 
+    def _untestable(self, parent: str, child: str) -> str:
+        most, least = int(self._codes(parent).fires.max(initial=0)), self.thresholds.min_fires
+        if most:
+            fix = "lower --min-fires, or train the study with more held-out text"
+        else:
+            fix = f"train the study longer, with more latents that fire, or look at the quality of {parent}'s"
+        return (
+            f"{parent} > {child}: no feature of {parent} is tested, as none fires on {least:,} held-out tokens or more "
+            f"(the busiest on {most:,}); {fix}"
+        )
+
     def _note_the_rest(self, edges: tuple[EdgeOutcome, ...]) -> None:
         """Note what a reader of the figures must know, and cannot see."""
         if edges[0].hungarian is None:
             self.notes.append("scipy is not installed: the shares were not checked by an assignment")
+        for edge in edges:
+            if not edge.testable:
+                self.notes.append(self._untestable(edge.parent, edge.child))
         if not self.passages.resamples and self.resamples:
             self.notes.append("the held-out text is one passage: there are no intervals")
         if self.study.mode == "warm" and not any(m.role == "again" for m in self.study.members.values()):
@@ -252,6 +265,6 @@ class _Matcher:
 
 
 _SHARED = (
-    "one dictionary serves all models: the same model again keeps every feature by construction, so the rates tell how "
-    "much activations differ under the root's dictionary; nothing new can emerge in it"
+    "one dictionary reads all models, so its floor is 100 % by construction and stands beside no edge: intervals alone "
+    "tell. The rates say how much activations differ under the root's dictionary; nothing new can emerge in it"
 )

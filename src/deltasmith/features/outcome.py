@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from deltasmith.errors import RecipeError, printable
+
 __all__ = [
     "DESCENT",
     "FATE",
@@ -241,5 +243,12 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
     def edge(self, parent: str, child: str) -> EdgeOutcome:
-        """Find an edge."""
-        return next(e for e in self.edges if (e.parent, e.child) == (parent, child))
+        """Find an edge; RecipeError where there is none from this parent to this child."""
+        for edge in self.edges:
+            if (edge.parent, edge.child) == (parent, child):
+                return edge
+        there = ", ".join(f"{e.parent} → {e.child}" for e in self.edges)
+        raise RecipeError(
+            f"there is no edge from {printable(parent, 80)!r} to {printable(child, 80)!r}",
+            fix=f"there are {printable(there, 1000)}",
+        )

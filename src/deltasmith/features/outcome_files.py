@@ -151,8 +151,8 @@ def read_outcome(folder: str | Path) -> Outcome:
             where=printable(str(folder)),
             fix="run `deltasmith features match` first",
         )
-    document = read_json_object(path, _LIMIT)
     fix = "run `deltasmith features match` again"
+    document = read_json_object(path, _LIMIT, fix=fix)
     try:
         if document["format"] != FORMAT:
             what = f"it has format {document['format']}, this version reads {FORMAT}"

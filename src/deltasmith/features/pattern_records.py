@@ -128,7 +128,8 @@ def write_patterns(path: Path, patterns: Patterns) -> None:
 
 def read_patterns(path: str | Path) -> Patterns:
     """Read what `write_patterns` wrote; DamagedInputError where it is something else."""
-    document = read_json_object(path)
+    fix = "run `deltasmith features match --find` again"
+    document = read_json_object(path, fix=fix)
     try:
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']}")
@@ -137,7 +138,7 @@ def read_patterns(path: str | Path) -> Patterns:
         raise DamagedInputError(
             f"these are no found patterns ({printable(str(cause), 80)})",
             where=printable(str(path)),
-            fix="search again",
+            fix=fix,
         ) from cause
 
 

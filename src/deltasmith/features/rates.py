@@ -12,7 +12,7 @@ import numpy.typing as npt
 from deltasmith.analysis.resampling import percentile_interval
 from deltasmith.features.comparing import CURVE, Comparison
 from deltasmith.features.outcome import FATE, Descent, Fate, Floor, Rate, Verdict
-from deltasmith.features.study import Member, Mode
+from deltasmith.features.study import Member
 
 __all__ = [
     "Persistence",
@@ -109,11 +109,10 @@ def ratio_of(shares: Shares, floor: Shares) -> Shares:
     return ratios
 
 
-def floor_of(member: Member, edge: Persistence, floor: Persistence, parent: str, *, mode: Mode) -> Floor:
+def floor_of(member: Member, edge: Persistence, floor: Persistence, parent: str) -> Floor:
     """Compare what persists on an edge with what persists in a second dictionary of one model.
 
-    Where that model is the edge's parent, its features are compared one by one, by a sign test; not in the mode
-    `shared`, where it would only say that some activation differs.
+    Where that model is the edge's parent, its features are compared one by one, by a sign test.
     """
     own = member.label == parent
     fewer = more = 0
@@ -128,7 +127,7 @@ def floor_of(member: Member, edge: Persistence, floor: Persistence, parent: str,
         rate_of(ratio_of(edge.shares, floor.shares), math.inf),
         fewer,
         more,
-        sign_test(fewer, more) if own and mode != "shared" else None,
+        sign_test(fewer, more) if own else None,
         floor.rates,
     )
 

@@ -38,7 +38,9 @@ CONTEXT = 256
 """Tokens of a piece, at most, unless asked for otherwise."""
 
 _NAME = re.compile(r"\w[\w.+-]{0,59}")
-_TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
+_TIMES = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)x")
+_COUNT = re.compile(r"\d{1,12}")
+_MOST_LATENTS = 1 << 22
 _K = (
     (768, 32),
     (256, 16),
@@ -136,7 +138,8 @@ class Request:
         _check_sparsity(self)
         _check_floors(self)
         Site.parse(self.site)
-        _ = self.sources, self.latents_of(1 << 10)
+        _ = self.sources
+        _check_latents(self.latents)
 
     @property
     def sources(self) -> tuple[tuple[str, Path], ...]:
@@ -168,16 +171,13 @@ class Request:
         """Return the latents of the root's dictionary on a site of this width."""
         if self.latents is None:
             return default_latents(width)
-        if times := _TIMES.fullmatch(str(self.latents)):
-            count = int(float(times[1]) * width)
-        elif str(self.latents).isdigit():
-            count = int(self.latents)
-        else:
-            what = f"{printable(str(self.latents), 80)!r} is no count of latents"
-            raise RecipeError(what, fix="give a number, or a multiple of the width, such as 8x")
-        if not 0 < count < 1 << 31:
+        times = _TIMES.fullmatch(str(self.latents))
+        count = int(float(times[1]) * width) if times else int(self.latents)
+        if not 0 < count <= _MOST_LATENTS:
+            told = f" ({printable(str(self.latents))} of a width of {width:,})" if times else ""
             raise RecipeError(
-                f"{count} latents make no dictionary", fix="give a number from 1 on, or such as 8x"
+                f"{count:,} latents{told} make no dictionary",
+                fix=f"give --latents from 1 to {_MOST_LATENTS:,}, or such as 8x",
             )
         return count
 
@@ -225,6 +225,20 @@ def _known(what: str, value: Any, among: Sequence[str]) -> None:
     if value not in among:
         words = f"{', '.join(among[:-1])} or {among[-1]}"
         raise RecipeError(f"there is no {what} {printable(str(value), 80)!r}", fix=f"use {words}")
+
+
+def _check_latents(latents: int | str | None) -> None:
+    """Refuse what is no count; a multiple is held against the bounds once the width is known."""
+    if latents is None or _TIMES.fullmatch(str(latents)):
+        return
+    if not _COUNT.fullmatch(str(latents)):
+        what = f"{printable(str(latents), 80)!r} is no count of latents"
+        raise RecipeError(what, fix="give a number, or a multiple of the width, such as 8x")
+    if not 0 < int(latents) <= _MOST_LATENTS:
+        raise RecipeError(
+            f"{int(latents):,} latents make no dictionary",
+            fix=f"give --latents from 1 to {_MOST_LATENTS:,}, or such as 8x",
+        )
 
 
 def _check_bounds(request: Request) -> None:

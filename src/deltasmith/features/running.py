@@ -28,6 +28,7 @@ from deltasmith.features.lineage import Lineage
 from deltasmith.features.member_training import Desk, begun, kind_of, parted, trained
 from deltasmith.features.members import Planned, of_label, plan_members
 from deltasmith.features.models import Opened, open_network
+from deltasmith.features.prospects import check_context, notes_of_given, notes_of_repeats, require_memory
 from deltasmith.features.quality import measure, scores
 from deltasmith.features.recorder import Recorder
 from deltasmith.features.requests import CONTEXT, Listener, Request
@@ -93,9 +94,13 @@ def _opened(request: Request, node: Node, stop: Stop) -> Iterator[Opened]:
 def _begin(
     request: Request, lineage: Lineage, opened: Opened, stack: ExitStack, say: Listener, stop: Stop
 ) -> _Run:
-    """Read the text, and claim the place where the study is written."""
-    say("reading the text", 0, 0, "")
+    """Refuse what cannot become anything, read the text, and claim the place where the study is written."""
     context = request.context or min(opened.context or CONTEXT, CONTEXT)
+    check_context(context, opened)
+    notes = notes_of_given(request, opened)
+    if any(member.trained for member in plan_members(lineage.graph, request)):
+        require_memory(request, Recorder(opened.network, Site.parse(request.site), request.device).width)
+    say("reading the text", 0, 0, "")
     corpora = read_corpora(
         request.sources,
         opened.tokenizer,
@@ -112,7 +117,9 @@ def _begin(
     sources = [Path(str(node.source)) for node in graph.nodes]
     inputs = [path for path in (*sources, *(path for _, path in request.sources)) if path.exists()]
     place = stack.enter_context(Workplace.open(request.out, key, inputs=inputs, overwrite=request.overwrite))
-    return _Run(request, lineage, corpora, place, identities, opened, say, stop)
+    run = _Run(request, lineage, corpora, place, identities, opened, say, stop)
+    run.notes += notes
+    return run
 
 
 class _Run:
@@ -139,7 +146,9 @@ class _Run:
         self.records: dict[str, Record] = {}
         self.scores: dict[str, Record] = {}
         self.changes: Record = {}
-        self.notes: list[str] = [*lineage.notes, *corpora.notes]
+        steps = max(member.steps for member in self.members)
+        repeats = notes_of_repeats(self.text, steps, request.batch)
+        self.notes: list[str] = [*lineage.notes, *corpora.notes, *repeats]
 
     def _check_given(self) -> None:
         """Refuse a root's dictionary that the others cannot be trained as, before anything is trained."""
@@ -165,6 +174,7 @@ class _Run:
     def _desk(self, node: Node, opened: Opened) -> Desk:
         if node is not self.graph.root:
             _refuse_other_numbers(node.label, opened, self.numbering)
+            check_context(self.corpora.train.context, opened, node.label)
         recorder = Recorder(
             opened.network, Site.parse(self.request.site), self.request.device, stop=self.stop
         )
@@ -299,6 +309,12 @@ class _Run:
         notes = [*self.notes]
         for found in (*self.scores.values(), *self.records.values(), self.changes):
             notes += found["notes"]
+        files = {
+            "held_out.safetensors": written_held_out(held_out),
+            "tokens.json": written_json(self._token_texts(held_out.ids)),
+        }
+        parts = [*self.records, *(f"scores of {label}" for label in self.scores), _WEIGHTS]
+        hashes = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
         document = document_of(
             self.request,
             self.graph,
@@ -307,15 +323,10 @@ class _Run:
             members=[(member, self.records[member.name]) for member in self.members],
             models=self.scores,
             changes=self.changes["changes"],
+            files=self.place.hashes(parts) | hashes,
             notes=map(printable, notes),
         )
-        files = {
-            "held_out.safetensors": written_held_out(held_out),
-            "tokens.json": written_json(self._token_texts(held_out.ids)),
-            "study.json": written_json(document),
-        }
-        parts = [*self.records, *(f"scores of {label}" for label in self.scores), _WEIGHTS]
-        self.place.publish(parts, files)
+        self.place.publish(parts, {**files, "study.json": written_json(document)})
 
     def _training(self) -> dict[str, Any]:
         request = self.request

@@ -7,6 +7,8 @@
     held_out.safetensors              the held-out tokens, in the order of the codes
     tokens.json                       the text of every token id that occurs in it or in an effect
 
+study.json lists the SHA-256 of all others under `files`, and a file is compared with it whenever it is read.
+
 A *member* is one dictionary on one model: the label of a model, or a floor, `LABEL~again` or `LABEL~seedN`.
 """
 
@@ -25,6 +27,7 @@ from deltasmith.errors import DamagedInputError, DeltasmithError, printable
 from deltasmith.features.arrays import read_arrays, written_arrays
 from deltasmith.features.codes import Codes
 from deltasmith.features.graph import Graph, Node
+from deltasmith.formats.fingerprint import sha256_of
 from deltasmith.formats.json_file import read_json_object
 
 __all__ = [
@@ -124,7 +127,10 @@ class Effects:
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study; arrays are read when asked for. DamagedInputError where a file is missing or damaged."""
+    """A finished study; arrays are read when asked for.
+
+    Every file is read only as study.json lists it: DamagedInputError where it is missing, another, or not listed.
+    """
 
     folder: Path
     document: Mapping[str, Any]
@@ -193,16 +199,22 @@ class Study:
         return tuple(m for m in self.members.values() if m.is_floor and m.label == label)
 
     def dictionary(self, member: str) -> Path:
-        """Return the folder of a member's dictionary; in the mode `shared` they all are the root's."""
-        own = self.folder / "saes" / member
-        return own if own.is_dir() or self.mode != "shared" else self.folder / "saes" / self.graph.root.label
+        """Return the folder of a member's dictionary, looked through; in the mode `shared` they all are the root's."""
+        folder = self._dictionary(member)
+        for name in ("cfg.json", "sae_weights.safetensors"):
+            self._check(folder / name)
+        return folder
 
     def codes(self, member: str) -> Codes:
         """Read what fires on the held-out tokens."""
         path = self.folder / "codes" / f"{member}.safetensors"
-        found = read_arrays(
-            path, {"starts": np.int64, "latents": np.int32, "values": np.float32, "width": np.int64}
-        )
+        kinds: dict[str, type[np.generic]] = {
+            "starts": np.int64,
+            "latents": np.int32,
+            "values": np.float32,
+            "width": np.int64,
+        }
+        found = self._arrays(path, kinds)
         try:
             return Codes(found["starts"], found["latents"], found["values"], int(found["width"][0]))
         except (ValueError, IndexError) as cause:
@@ -213,23 +225,46 @@ class Study:
     def effects(self, member: str) -> Effects:
         """Read which tokens each latent raises and lowers."""
         kinds = {"raised": np.int32, "raised_by": np.float32, "lowered": np.int32, "lowered_by": np.float32}
-        return Effects(**read_arrays(self.folder / "effects" / f"{member}.safetensors", kinds))
+        return Effects(**self._arrays(self.folder / "effects" / f"{member}.safetensors", kinds))
 
     def decoder(self, member: str) -> npt.NDArray[np.float32]:
         """Read a dictionary's decoder as it is stored, (latents, width): one direction a latent, of any length."""
-        path = self.dictionary(member) / "sae_weights.safetensors"
-        return read_arrays(path, {"W_dec": np.float32})["W_dec"]
+        path = self._dictionary(member) / "sae_weights.safetensors"
+        return self._arrays(path, {"W_dec": np.float32})["W_dec"]
 
     @cached_property
     def held_out(self) -> HeldOut:
         """Read the held-out tokens."""
         kinds = dict.fromkeys(("ids", "sequence", "passage", "domain"), np.int32)
-        return HeldOut(**read_arrays(self.folder / "held_out.safetensors", kinds))
+        return HeldOut(**self._arrays(self.folder / "held_out.safetensors", kinds))
 
     @cached_property
     def texts(self) -> Mapping[int, str]:
         """Read the text of every token id that occurs."""
-        return {int(key): str(text) for key, text in read_json_object(self.folder / "tokens.json").items()}
+        path = self.folder / "tokens.json"
+        self._check(path)
+        return {int(key): str(text) for key, text in read_json_object(path).items()}
+
+    def _dictionary(self, member: str) -> Path:
+        own = self.folder / "saes" / member
+        return own if own.is_dir() or self.mode != "shared" else self.folder / "saes" / self.graph.root.label
+
+    def _arrays(self, path: Path, kinds: Mapping[str, type[np.generic]]) -> dict[str, npt.NDArray[Any]]:
+        return read_arrays(path, kinds, sha256=self._listed(path))
+
+    def _check(self, path: Path) -> None:
+        if sha256_of(path) != self._listed(path):
+            what = "it is not what study.json says"
+            raise DamagedInputError(what, where=printable(str(path)), fix="train the study again")
+
+    def _listed(self, path: Path) -> str:
+        """Return the hash that study.json lists; a file without one is no part of this study."""
+        files = self.document.get("files")
+        listed = files.get(path.relative_to(self.folder).as_posix()) if isinstance(files, dict) else None
+        if not isinstance(listed, str):
+            what = "study.json does not list this file" if path.is_file() else "there is no such file"
+            raise DamagedInputError(what, where=printable(str(path)), fix="train the study again")
+        return listed
 
 
 def written_codes(codes: Codes) -> bytes:

@@ -24,9 +24,14 @@ def document_of(
     members: Sequence[tuple[Planned, Mapping[str, Any]]],
     models: Mapping[str, Mapping[str, Any]],
     changes: Sequence[Mapping[str, Any]],
+    files: Mapping[str, str],
     notes: Iterable[str],
 ) -> dict[str, Any]:
-    """Put the document together. `members` are pairs of plan and record, the root's first; `models` scores by label."""
+    """Put the document together.
+
+    `members` are pairs of plan and record, the root's first; `models` scores by label; `files` the SHA-256 of every
+    other file of the study, by its path in it.
+    """
     root = members[0][1]
     return {
         "format": FORMAT,
@@ -51,6 +56,7 @@ def document_of(
         "members": [member_json(plan, record) for plan, record in members],
         "scores": {label: found["scores"] for label, found in models.items()},
         "weight_changes": [dict(change) for change in changes],
+        "files": dict(sorted(files.items())),
         "notes": list(dict.fromkeys(notes)),
     }
 

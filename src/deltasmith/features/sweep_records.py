@@ -169,7 +169,8 @@ def write_sweep(path: Path, sweep: Sweep) -> None:
 
 def read_sweep(path: str | Path) -> Sweep:
     """Read what `write_sweep` wrote; DamagedInputError where it is something else."""
-    document = read_json_object(path)
+    fix = "give a file that `deltasmith features sweep` wrote, or run it again"
+    document = read_json_object(path, fix=fix)
     try:
         if document.pop("format") != FORMAT:
             raise ValueError("another format")
@@ -178,7 +179,7 @@ def read_sweep(path: str | Path) -> Sweep:
         raise DamagedInputError(
             f"this is no sweep of features ({printable(str(cause), 80)})",
             where=printable(str(path)),
-            fix="give a file that `features sweep` wrote",
+            fix=fix,
         ) from cause
 
 

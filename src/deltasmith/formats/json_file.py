@@ -39,10 +39,13 @@ def refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-def read_json_object(path: str | Path, limit: int = 16 << 20) -> dict[str, Any]:
+def read_json_object(
+    path: str | Path, limit: int = 16 << 20, *, fix: str = "fetch it again"
+) -> dict[str, Any]:
     """Read a JSON object from a regular file of at most `limit` bytes.
 
-    `Infinity` and `NaN` are read as Python writes them, because configurations in use hold them.
+    `Infinity` and `NaN` are read as Python writes them, because configurations in use hold them. `fix` says what to
+    do about a file that is damaged or another.
 
     Raises:
         DamagedInputError: the file is missing, too large, not JSON, no object, or has a key twice.
@@ -55,7 +58,7 @@ def read_json_object(path: str | Path, limit: int = 16 << 20) -> dict[str, Any]:
             raise DamagedInputError(
                 f"the file has {size} bytes, more than the {limit} such a file may have",
                 where=where,
-                fix="fetch it again",
+                fix=fix,
             )
         try:
             data = file.read(limit + 1)
@@ -68,12 +71,12 @@ def read_json_object(path: str | Path, limit: int = 16 << 20) -> dict[str, Any]:
         problem = (
             f"this is {kind[0]} and not JSON" if kind else f"the file is not strict JSON ({_short(cause)})"
         )
-        raise DamagedInputError(problem, where=where, fix=kind[1] if kind else "fetch it again") from cause
+        raise DamagedInputError(problem, where=where, fix=kind[1] if kind else fix) from cause
     if not isinstance(value, dict):
         raise DamagedInputError(
             f"the file holds a JSON {type(value).__name__} instead of an object",
             where=where,
-            fix="fetch it again",
+            fix=fix,
         )
     return value
 

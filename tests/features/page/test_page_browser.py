@@ -200,6 +200,39 @@ def test_no_part_is_wider_than_the_window(browser: Browser, width: int, height: 
     assert (paper == "rgb(20, 23, 27)") is dark
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("part", ["rates", "g0"])
+def test_a_link_to_a_part_lands_at_the_title_or_at_the_tabs(
+    browser: Browser, page: Path, width: int, height: int, part: str
+) -> None:
+    browser.resize(width, height, mobile=width < 600)
+    browser.run("window.location.href = 'about:blank'")
+    browser.until("return location.href === 'about:blank'")
+    browser.open(f"{page.as_uri()}#{part}")
+    browser.run("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    places = "return ['nav.tabs', 'main'].map(s => document.querySelector(s).getBoundingClientRect().top)"
+    tabs, main = browser.run(places)
+    assert 0 <= tabs < 0.7 * height
+    assert tabs == 0 or browser.run("return window.scrollY") == 0
+    assert abs(main - tabs - browser.run("return document.querySelector('nav.tabs').offsetHeight")) < 2
+
+
+def test_on_a_telephone_the_diagram_is_whole_and_labels_stay_in_one_piece(browser: Browser) -> None:
+    browser.resize(390, 844, mobile=True)
+    assert (
+        browser.run("const box = document.querySelector('.mapbox'); return box.scrollWidth - box.clientWidth")
+        <= 0
+    )
+    broken = (
+        "const label = [...document.querySelectorAll('th')].find(e => e.textContent === 'base~again');"
+        "const range = document.createRange();"
+        "const lines = [...label.querySelector('span').childNodes].filter(n => n.data).map(n => {"
+        " range.selectNodeContents(n); return range.getClientRects().length; });"
+        "return Math.max(...lines)"
+    )
+    assert browser.run(broken) == 1
+
+
 def test_without_a_script_the_numbers_are_there(browser: Browser) -> None:
     browser.command("Emulation.setScriptExecutionDisabled", {"value": True})
     try:

@@ -16,6 +16,7 @@ from deltasmith.features.outcome import Outcome
 from deltasmith.features.page.checking import check_detectors, check_files, check_links
 from deltasmith.features.pattern_records import Detector, Found, Marking, MemberDetectors, Patterns
 from deltasmith.features.study import Effects, HeldOut, Study, written_effects, written_held_out
+from features.made_studies import sealed
 
 
 def test_links_to_features_that_are_not_there_are_refused(study: Study, outcome: Outcome) -> None:
@@ -30,7 +31,8 @@ def test_links_to_features_that_are_not_there_are_refused(study: Study, outcome:
     ):
         broken = replace(outcome, edges=(replace(edge, parents=parents), *outcome.edges[1:]))
         with pytest.raises(
-            DamagedInputError, match="what was matched does not fit the study in match; match the study"
+            DamagedInputError,
+            match="what was matched does not fit the study in match; run `deltasmith features match`",
         ):
             check_links(study, broken, Path("match"))
     merge, universal = outcome.merges[0], outcome.universal
@@ -54,7 +56,8 @@ def test_a_pattern_may_not_name_a_feature_that_is_not_there() -> None:
     check_detectors(patterns(900, "base~again"), {"base": 80}, Path("p.json"))  # no model of the page
     for latent in (80, -1):
         with pytest.raises(
-            DamagedInputError, match=r"a feature that base does not have in p\.json; search again"
+            DamagedInputError,
+            match=r"a feature that base does not have in p\.json; run `deltasmith features match --find` again",
         ):
             check_detectors(patterns(latent), {"base": 80}, Path("p.json"))
 
@@ -103,5 +106,7 @@ def test_files_that_do_not_fit_are_named(
     shutil.copytree(study.folder, folder)
     check_files(Study.open(folder))
     damage(study, folder)
-    with pytest.raises(DamagedInputError, match=said):
+    with pytest.raises(DamagedInputError, match=r"not what study\.json says"):
         check_files(Study.open(folder))
+    with pytest.raises(DamagedInputError, match=said):
+        check_files(sealed(folder))

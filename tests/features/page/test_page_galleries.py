@@ -102,3 +102,7 @@ def test_a_pattern_has_a_gallery_with_the_best_of_each_model(outcome: Outcome) -
     assert (gallery.group, gallery.title, gallery.total) == ("Patterns", "assign", 3)
     assert gallery.anchors == (Anchor("base", 3), Anchor("base", 4), Anchor("merged", 91))
     assert "x *=" in gallery.about
+    assert (
+        "4 features of 2 models; those that persist from one model to the next share a card, which leaves 3"
+        in (gallery.about)
+    )

@@ -15,11 +15,12 @@ import pytest
 from made_findings import made_patterns, made_sweep
 
 from deltasmith.errors import DamagedInputError, RecipeError, RefusedError
+from deltasmith.features.following import match
 from deltasmith.features.outcome import Outcome
 from deltasmith.features.outcome_files import write_outcome
 from deltasmith.features.page.writing import report
 from deltasmith.features.study import Study
-from features.made_studies import HOSTILE, WORDS, made_study
+from features.made_studies import HOSTILE, WORDS, made_study, sealed
 
 
 class Parsed(HTMLParser):
@@ -142,6 +143,8 @@ def test_rates_stand_beside_their_floors_with_words(page: str, outcome: Outcome)
     assert "base~again" in said
     assert "base~seed1" in said
     assert "14 only there, 0 only here, p = 0.00012" in said
+    assert said.count("for comparison: afresh with another seed: 82.8 %") == len(outcome.edges)
+    assert said.count("; for comparison only") == 1
     assert "fewer than the floor" in said
     assert "51.7 %" in said
     assert "permuted tokens" in said
@@ -295,6 +298,8 @@ def test_a_redacted_page_has_no_word_of_the_corpora(study: Study, tmp_path: Path
     for file in (secret / "effects").iterdir():  # what a feature raises comes from the vocabulary, and stays
         file.unlink()
         shutil.copy(study.folder / "effects" / file.name, file)
+    sealed(secret)
+    match(secret, resamples=0, overwrite=True)
     page = Parsed(report(secret, tmp_path / "a.html", redact=True).read_text()).data
     assert page["redacted"]
     for card in page["cards"]:
@@ -322,6 +327,8 @@ def test_effects_may_be_undefined(study: Study, tmp_path: Path) -> None:
         whole = study.effects(file.stem)
         empty = Effects(*(array[:, :0] for array in vars(whole).values()))
         file.write_bytes(written_effects(empty))
+    sealed(folder)
+    match(folder, resamples=0, overwrite=True)
     data = Parsed(report(folder, tmp_path / "a.html").read_text()).data
     assert all(column["raised"] == [] for card in data["cards"] for column in card["columns"] if column)
 
@@ -340,7 +347,8 @@ def test_what_belongs_to_another_study_is_refused(study: Study, hostile: Path, t
     with pytest.raises(RefusedError, match="belongs to another study"):
         report(hostile, tmp_path / "a.html", sweep=tmp_path / "sweep.json")
     with pytest.raises(
-        RefusedError, match=r"another study, or to an earlier state of this one in .*match; make it again"
+        RefusedError,
+        match=r"another study, or to an earlier state of this one in .*match; run `deltasmith features match`",
     ):
         report(hostile, tmp_path / "a.html", match=study.folder / "match")
     assert not (tmp_path / "a.html").exists()

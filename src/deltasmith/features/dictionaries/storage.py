@@ -28,7 +28,7 @@ from deltasmith.features.dictionaries.settings import (
 from deltasmith.features.dictionaries.torch_here import Tensor, torch
 from deltasmith.formats.json_file import read_json_object
 
-__all__ = ["CONFIG", "WEIGHTS", "files", "load"]
+__all__ = ["CONFIG", "WEIGHTS", "files", "load", "metadata"]
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -107,6 +107,16 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Dictionary:
         latent_bias = (latent_bias + shift).to(torch.float32)
     kind, scale = _kind_and_scale(config, where)
     return Dictionary(kind, encoder, decoder, latent_bias, output_bias, threshold, scale).to(device)
+
+
+def metadata(folder: str | Path) -> dict[str, Any]:
+    """Return what a dictionary's cfg.json says of where it comes from; what others wrote is not checked.
+
+    In files from before SAELens 6 it stands among the options. DamagedInputError where cfg.json cannot be read.
+    """
+    config = read_json_object(Path(folder) / CONFIG)
+    told = config.get("metadata")
+    return dict(told) if isinstance(told, dict) else config
 
 
 def _architecture(dictionary: Dictionary) -> str:

@@ -60,7 +60,7 @@ def check_links(study: Study, outcome: Outcome, place: Path) -> None:
         raise DamagedInputError(
             "what was matched does not fit the study",
             where=printable(str(place)),
-            fix="match the study again",
+            fix="run `deltasmith features match` again",
         )
 
 
@@ -71,7 +71,7 @@ def check_detectors(patterns: Patterns, sizes: Mapping[str, int], place: Path) -
             raise DamagedInputError(
                 f"a pattern names a feature that {printable(member.label)} does not have",
                 where=printable(str(place)),
-                fix="search again",
+                fix="run `deltasmith features match --find` again",
             )
 
 

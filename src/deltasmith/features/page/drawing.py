@@ -16,6 +16,7 @@ __all__ = ["lineage_map"]
 _MARGIN = (12.0, 12.0, 26.0, 12.0)  # top, right, bottom, left of the diagram
 _LONG = 26
 _WIDE = 1300  # a diagram wider than this is not shrunk to the narrowest screens
+_SHORT = 12  # names so long can be written large, and the diagram shrunk to a telephone's width
 
 
 def lineage_map(
@@ -31,9 +32,10 @@ def lineage_map(
     bands = "".join(_band(band, links.get((band.parent, band.child, band.status))) for band in flow.bands)
     boxes = "".join(_box(box, flow, members.get(box.label)) for box in flow.boxes)
     captions = "".join(_caption(edge, flow.middles[edge.parent, edge.child]) for edge in edges)
-    wide = " wide" if width > _WIDE else ""
+    named = max(len(box.label) for box in flow.boxes)
+    kind = " wide" if width > _WIDE else " whole" if named <= _SHORT else ""
     return (
-        f'<svg class="map{wide}" viewBox="{-left:g} {-top:g} {width:.1f} {height:.1f}" role="group" '
+        f'<svg class="map{kind}" viewBox="{-left:g} {-top:g} {width:.1f} {height:.1f}" role="group" '
         'aria-label="Features flow from each model to those that descend from it; the tables have the numbers">'
         f"<defs>{_fade('fade-disappeared', 'disappeared', 1, 0)}{_fade('fade-emerged', 'emerged', 0, 1)}</defs>"
         f"<g>{bands}</g><g>{boxes}</g><g>{captions}</g></svg>"

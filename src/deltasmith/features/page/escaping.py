@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import unicodedata
 from typing import Any
 
-__all__ = ["island", "text", "visible"]
+__all__ = ["breakable", "island", "text", "visible"]
 
 _SHOWN = {"\n": "↵", "\r": "␍", "\t": "⇥"}
+_SIGNS = re.compile(r"[~._/+-](?=[^~._/+-])")
 _HIDDEN = {"Cf", "Co", "Cn", "Cs", "Zl", "Zp"}
 """Unicode's categories of characters that show nothing, or turn the direction of what follows."""
 _JOINERS = {"\u200c", "\u200d"}  # they shape words of several scripts, and emoji; they hide and turn nothing
@@ -35,6 +37,15 @@ def text(raw: object, limit: int = 200) -> str:
     '&lt;b title=&quot;x&quot;&gt;'
     """
     return html.escape(visible(str(raw), limit), quote=True)
+
+
+def breakable(raw: object, limit: int = 200) -> str:
+    """Return a name as HTML that may be broken after its signs, and so need not be within a word.
+
+    >>> breakable("base~again")
+    'base~<wbr>again'
+    """
+    return _SIGNS.sub(r"\g<0><wbr>", text(raw, limit))
 
 
 def island(document: Any) -> str:

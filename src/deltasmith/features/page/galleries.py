@@ -70,12 +70,13 @@ def of_patterns(outcome: Outcome, patterns: Sequence[Patterns]) -> tuple[Gallery
             for member in known
             if at < len(member.detectors)
         ]
+        gallery = _each_once(outcome, Gallery("Patterns", one.name, "", len(anchors), tuple(anchors)))
         about = (
             f"Features that fire best where {one.expression} matches, first the best of each model: "
-            f"{one.matches} matches, {one.tokens} tokens."
+            f"{one.matches} matches, {one.tokens} tokens. {len(anchors)} features of {len(known)} models; those that "
+            f"persist from one model to the next share a card, which leaves {len(gallery.anchors)}."
         )
-        gallery = _each_once(outcome, Gallery("Patterns", one.name, about, len(anchors), tuple(anchors)))
-        found.append(replace(gallery, total=len(gallery.anchors)))
+        found.append(replace(gallery, about=about, total=len(gallery.anchors)))
     return tuple(found)
 
 

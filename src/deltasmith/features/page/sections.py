@@ -10,7 +10,7 @@ from deltasmith.features.outcome import EdgeOutcome, Outcome
 from deltasmith.features.page import tables
 from deltasmith.features.page.curves import curve, floor_curve
 from deltasmith.features.page.drawing import lineage_map
-from deltasmith.features.page.escaping import text
+from deltasmith.features.page.escaping import breakable, text
 from deltasmith.features.page.flow import STATUSES
 from deltasmith.features.page.galleries import Gallery
 from deltasmith.features.page.markup import amount, interval, number, percent, table
@@ -23,7 +23,7 @@ _MODES = {
     "independent": "every model's dictionary begins afresh",
     "shared": "the root's dictionary is applied to every model",
 }
-_TOLD = ("format", "graph", "models", "members", "scores", "corpora", "notes", "weight_changes")
+_TOLD = ("format", "graph", "models", "members", "scores", "corpora", "notes", "weight_changes", "files")
 _FEW = 2  # domains, whose scores leave room for another table beside them
 _MEMBER = ("role", "start", "steps", "seed", "latents", "sha256")
 
@@ -83,7 +83,7 @@ def _tile(edge: EdgeOutcome) -> str:
         else "no floor"
     )
     return (
-        f'<div class="tile"><p class="edge">{text(edge.parent, 40)} → {text(edge.child, 40)}</p>'
+        f'<div class="tile"><p class="edge">{breakable(edge.parent, 40)} → {breakable(edge.child, 40)}</p>'
         f'<p class="big">{percent(rate.value)}</p><p class="small">persist {interval(rate)}</p>'
         f'<p class="small">{beside}</p>{tables.verdict(edge)}</div>'
     )
@@ -103,10 +103,12 @@ def overview(study: Study, outcome: Outcome, links: Mapping[tuple[str, str, str]
         f'<div class="pair{narrow}"><div>{tables.scores(study)}</div><div>{tables.floors(outcome)}</div></div>'
         '<h2 id="map">Lineage</h2>'
         f'<div class="legend" role="group" aria-label="Show only these statuses">{legend}</div>'
+        '<p class="sideways note">The diagram is wider than the screen: move it sideways.</p>'
         '<div class="scroll mapbox" tabindex="0" role="region" aria-label="Lineage map">'
         f"{lineage_map(study.graph, outcome.edges, members, links)}</div>"
         '<p class="note">Every edge compares all testable features of its parent; the large number is the share that '
-        "persists, the small one its floor. Bands that fade out end, bands that fade in begin. The numbers are under "
+        "persists, the small one, where there is room, its floor. Bands that fade out end, bands that fade in begin. "
+        "The numbers are under "
         '<a href="#rates">Rates</a>.</p>'
         f"{_notes(study, outcome)}"
     )
@@ -122,7 +124,7 @@ def rates(outcome: Outcome) -> str:
     """Show rates, their curves over thresholds, merges and checks."""
     strong = float(outcome.settings.get("strong", 0.8))
     curves = "".join(
-        f"<figure><figcaption>{text(edge.parent, 40)} → {text(edge.child, 40)}</figcaption>"
+        f"<figure><figcaption>{breakable(edge.parent, 40)} → {breakable(edge.child, 40)}</figcaption>"
         f"{curve(edge, strong)}</figure>"
         for edge in outcome.edges
         if edge.curve
@@ -138,7 +140,7 @@ def rates(outcome: Outcome) -> str:
         f"<h2>Rates</h2>{tables.rates(outcome.edges)}"
         "<h2>Not one threshold</h2>"
         '<p class="note">Per cent of features with a mutual best partner, against the correlation asked for. '
-        "Vertical: the strong threshold. Dashed: the same model, trained twice.</p>"
+        "Vertical: the strong threshold. Dashed: the same model, trained twice; dotted: a floor for comparison.</p>"
         f'<div class="curves">{curves}</div>'
         f"<details class='plain'><summary>The same as a table</summary>"
         f"{table('Mutual best partner at r', ('Edge', *names), rows)}</details>"
@@ -191,7 +193,7 @@ def details(study: Study, outcome: Outcome) -> str:
     ]
     members = [
         [
-            text(m["name"]),
+            breakable(m["name"]),
             *(f"<code>{text(m.get(key) if m.get(key) is not None else '–')}</code>" for key in _MEMBER),
         ]
         for m in study.document["members"]
@@ -219,7 +221,7 @@ def _changes(study: Study) -> str:
     groups = list(dict.fromkeys(name for change in found for name in change.get("groups", {})))
     rows = [
         [
-            f"{text(c['parent'])} → {text(c['child'])}",
+            f"{breakable(c['parent'])} → {breakable(c['child'])}",
             percent(c.get("all")),
             *(percent(c.get("groups", {}).get(name)) for name in groups),
         ]

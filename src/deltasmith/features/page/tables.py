@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from deltasmith.features.outcome import EdgeOutcome, Floor, MemberOutcome, MergeOutcome, Origin, Outcome, Rate
-from deltasmith.features.page.escaping import text
+from deltasmith.features.page.escaping import breakable, text
 from deltasmith.features.page.markup import NONE, Cell, amount, interval, number, percent, share, table
 from deltasmith.features.recovery import recovered_share
 from deltasmith.features.study import Member, Study
@@ -13,6 +13,7 @@ from deltasmith.features.study import Member, Study
 __all__ = ["beside", "checks", "dictionaries", "edge_name", "floors", "merges", "rates", "scores", "verdict"]
 
 _ROLES = {"model": "followed", "again": "floor: the same model, trained again as its children are"}
+_HOW = {"again": "trained on", "seed": "afresh with another seed"}
 _STATUSES = ("persisted", "drifted", "split", "fused", "disappeared")
 _ORIGINS = {
     Origin.RECOVERED: "of the base, disappeared in a parent, back in the merge",
@@ -52,7 +53,9 @@ def _dictionary(member: Member, counted: dict[str, MemberOutcome]) -> list[Cell]
     found = counted.get(member.name)
     role = _ROLES.get(member.role, "floor: the same model, afresh from another seed")
     return [
-        text(member.label) if not member.is_floor else f'<span class="floor-name">{text(member.name)}</span>',
+        breakable(member.label)
+        if not member.is_floor
+        else f'<span class="floor-name">{breakable(member.name)}</span>',
         f"<em>{role}</em>",
         number(quality.fvu),
         number(quality.l0, 1),
@@ -77,7 +80,7 @@ def scores(study: Study) -> str:
     for node in study.graph.nodes:
         base = study.graph.common_base(node.label) if node.is_merge else None
         kept = recovered_share(study.scores, node.label, node.parents, base) if node.is_merge else {}
-        row = [text(node.label)]
+        row = [breakable(node.label)]
         for domain in domains:
             score, share = study.scores.get(node.label, {}).get(domain), kept.get(domain)
             row += [number(score.loss) if score else NONE, percent(score.accuracy) if score else NONE]
@@ -95,8 +98,13 @@ def scores(study: Study) -> str:
 def floors(outcome: Outcome) -> str:
     """Tell what comes back in a second dictionary of the same model, and by chance."""
     known = {floor.member: floor for edge in outcome.edges for floor in edge.floors}
+    deciding = {edge.floors[0].member for edge in outcome.edges if edge.floors}
     rows = [
-        [text(floor.member), f"<em>{_floor_words(floor)}</em>", share(floor.persisted)]
+        [
+            breakable(floor.member),
+            f"<em>{_floor_words(floor)}{'' if floor.member in deciding else '; for comparison only'}</em>",
+            share(floor.persisted),
+        ]
         for floor in known.values()
     ]
     null = max((edge.null for edge in outcome.edges), default=0.0)
@@ -112,12 +120,15 @@ def floors(outcome: Outcome) -> str:
         "Floors: what comes back where nothing changed",
         ("Dictionary", "", "Persists"),
         rows,
-        note="A share of features that persists means little without the share that persists in the same model. "
+        note="A share of features that persists means little without the share that persists in the same model, whose "
+        "dictionary was made as the child’s was: that floor decides. "
         "Intervals: 95 %, over resampled passages.",
     )
 
 
 def _floor_words(floor: Floor) -> str:
+    if floor.member == floor.model:
+        return f"{text(floor.model)} by the same dictionary: all of them, by construction"
     if floor.role == "again":
         return f"{text(floor.model)} once more, trained as its children are"
     return f"{text(floor.model)} once more, afresh from another seed"
@@ -125,7 +136,7 @@ def _floor_words(floor: Floor) -> str:
 
 def rates(edges: Sequence[EdgeOutcome]) -> str:
     """Tell for every edge what became of the parent's features, beside the floors."""
-    headers = ("Edge", "Testable", *map(str.capitalize, _STATUSES), "Emerged", "Floor → adjusted", "Verdict")
+    headers = ("Edge", "Testable", *map(str.capitalize, _STATUSES), "Emerged", "Deciding floor", "Verdict")
     rows = []
     for edge in edges:
         cells = [_beside(edge, status, edge.rates.get(status)) for status in _STATUSES]
@@ -136,14 +147,15 @@ def rates(edges: Sequence[EdgeOutcome]) -> str:
                 amount(edge.testable),
                 *cells,
                 _beside(edge, "emerged", edge.rates.get("emerged")),
-                _each(_floor(floor) for floor in edge.floors),
+                _floors(edge),
                 verdict(edge),
             ]
         )
     note = (
         "Shares of the parent's testable features, with 95 % intervals; emerged: of the child's. Floor: what persists "
-        "in a second dictionary of the same model. Adjusted: the persisted share over the floor. The sign test asks "
-        "whether more of the parent's features persist in the floor only than on the edge only."
+        "in a second dictionary of the same model; that on the first line decides the verdict. Adjusted: the "
+        "persisted share over it. The sign test asks whether more of the parent's features persist in the floor only "
+        "than on the edge only."
     )
     return table("What became of the features on every edge", headers, rows, kind="rates", note=note)
 
@@ -151,7 +163,7 @@ def rates(edges: Sequence[EdgeOutcome]) -> str:
 def edge_name(edge: EdgeOutcome) -> Cell:
     """Write an edge as parent → child."""
     kind = "<small>from the merge’s base</small>" if edge.kind == "base" else ""
-    return f"{text(edge.parent)} → {text(edge.child)}{kind}"
+    return f"{breakable(edge.parent)} → {breakable(edge.child)}{kind}"
 
 
 def verdict(edge: EdgeOutcome) -> Cell:
@@ -169,20 +181,32 @@ def _beside(edge: EdgeOutcome, name: str, rate: Rate | None) -> Cell:
     return beside(rate, edge.floors[0].rates.get(name) if edge.floors else None)
 
 
-def _floor(floor: Floor) -> Cell:
-    within = " → ".join(filter(None, (interval(floor.persisted), interval(floor.adjusted, 1))))
+def _floors(edge: EdgeOutcome) -> Cell:
+    """Write the floor that decides in full, and of the others their share alone."""
+    if not edge.floors:
+        return NONE
+    deciding, *others = edge.floors
+    compared = "".join(
+        f"<small>{_HOW[floor.role]}: {percent(floor.persisted.value)}</small>" for floor in others
+    )
+    return _deciding(deciding) + (
+        f'<small class="compared">for comparison:</small>{compared}' if compared else ""
+    )
+
+
+def _deciding(floor: Floor) -> Cell:
+    within = interval(floor.persisted)
     test = ""
     if floor.p_value is not None:
         p = "p &lt; 0.0001" if floor.p_value < 1e-4 else f"p = {floor.p_value:.2g}"
         test = f"<small>{amount(floor.fewer)} only there, {amount(floor.more)} only here, {p}</small>"
     ratio = number(floor.adjusted.value, 2 if floor.adjusted.value < 10 else 0)
+    around = interval(floor.adjusted, 1)
+    adjusted = f"adjusted {ratio}" + (f" [{around}]" if around else "")
     return (
-        f"{percent(floor.persisted.value)} → <b>{ratio}</b><small>{text(floor.member)} {within}</small>{test}"
+        f"<b>{percent(floor.persisted.value)}</b><small>{within}</small>"
+        f"<small>{text(floor.member)}, {adjusted}</small>{test}"
     )
-
-
-def _each(cells: Iterator[Cell]) -> Cell:
-    return "".join(f'<div class="each">{cell}</div>' for cell in cells) or NONE
 
 
 def merges(outcome: Outcome) -> str:

@@ -136,7 +136,7 @@ def _check_study(digest: str, study: Study, place: Path) -> None:
         raise RefusedError(
             "this belongs to another study, or to an earlier state of this one",
             where=printable(str(place)),
-            fix="make it again from this study",
+            fix="run `deltasmith features match` or `features sweep` again on this study",
         )
 
 

@@ -20,6 +20,7 @@ from deltasmith.features.study import Study
 __all__ = ["compared_roots", "digest_of", "rounded"]
 
 _DIGITS = 5
+_KEPT = FATE.index(Fate.PERSISTED)
 _ARRAYS = frozenset(("parents", "children"))
 
 
@@ -102,7 +103,7 @@ def _returns(outcome: Outcome, merge: str, base: str) -> dict[str, Any]:
     into = outcome.edge(base, merge).parents.status
     parents = [edge.child for edge in outcome.edges if edge.parent == base and edge.child != merge]
     judged = into < FATE.index(Fate.UNEXERCISED)
-    kept = {child: outcome.edge(base, child).parents.status == 0 for child in parents}
+    kept = {child: outcome.edge(base, child).parents.status == _KEPT for child in parents}
     rows = []
     for where in product((True, False), repeat=len(parents)):
         flags = judged.copy()
@@ -110,7 +111,7 @@ def _returns(outcome: Outcome, merge: str, base: str) -> dict[str, Any]:
             flags &= kept[child] == wanted
         names = [child for child, wanted in zip(parents, where, strict=True) if wanted]
         rows.append(
-            {"kept_in": names, "features": int(flags.sum()), "in_merge": int((flags & (into == 0)).sum())}
+            {"kept_in": names, "features": int(flags.sum()), "in_merge": int((flags & (into == _KEPT)).sum())}
         )
     return {"merge": merge, "base": base, "groups": rows}
 

@@ -21,10 +21,11 @@ def edges_section(runs: Sequence[Run], plots: str) -> Iterator[str]:
     yield f"![share of features that persist, by edge and mode]({plots}/edges.svg)"
     yield ""
     yield (
-        "`kept`: the parent's feature has a mutual best partner of r ≥ 0.8 in the child. `÷ floor`: over what the floor"
-        " keeps. In mode shared one dictionary reads all models, so its floor is 100 % by construction, and the"
-        " figures are"
-        " of activations under the base's dictionary."
+        "`kept`: the parent's feature has a mutual best partner of r ≥ 0.8 in the child. `÷ floor`: over what the"
+        " floor keeps. In mode shared one dictionary reads all models, so its floor is 100 % by construction, and"
+        " the figures are of activations under the base's dictionary. Only the base has floors: edges from a"
+        " fine-tune are held against the base's, and in mode warm they are judged more strictly, since what a"
+        " fine-tune's spare latents learnt has nothing to begin from in the merge's dictionary."
     )
     yield ""
     head = ["edge"]
@@ -83,9 +84,8 @@ def order_section(runs: Sequence[Run]) -> Iterator[str]:
     yield "## Order of the edges, and how far the weights moved"
     yield ""
     yield (
-        "‖child − parent‖ / ‖parent‖, over all tensors and by group: in models of one layer, embeddings and head are"
-        " most of"
-        " the weights. Edges from the one that keeps least (mode warm) to the one that keeps most."
+        "‖child − parent‖ / ‖parent‖, over all tensors and by group: in models of one layer, embeddings and head"
+        " are most of the weights. Edges from the one that keeps least (mode warm) to the one that keeps most."
     )
     yield ""
     rows = []
@@ -102,10 +102,9 @@ def order_section(runs: Sequence[Run]) -> Iterator[str]:
     changed = [sorted(run.edges, key=lambda edge, run=run: -run.changes(*edge)["all"]) for run in runs]  # type: ignore[misc]
     agrees = all(order == order_of(run, "warm") for order, run in zip(changed, runs, strict=True))
     yield (
-        f"The {len(first.edges)} edges {'come' if same else 'do not all come'} in one order in all three modes"
-        f"{' and seeds' if len(runs) > 1 else ''}, and {'in' if agrees else 'not in'} the order of the weights'"
-        " change, larger"
-        " change first. An order of neighbours whose intervals overlap is no finding."
+        f"The {len(first.edges)} edges {'come' if same else 'do not all come'} in one order in all three"
+        f" modes{' and seeds' if len(runs) > 1 else ''}, and {'in' if agrees else 'not in'} the order of the"
+        " weights' change, larger change first. An order of neighbours whose intervals overlap is no finding."
     )
     yield ""
 
@@ -116,11 +115,10 @@ def leak_section(runs: Sequence[Run]) -> Iterator[str]:
     yield "## One seed for all dictionaries"
     yield ""
     yield (
-        "The paper's dictionaries all begin from one seed. Here the base's and one child's do as well, with the same"
-        " order of"
-        " the text (`one seed`), beside dictionaries of different seeds. `same index`: of the features that persist,"
-        " those whose"
-        " partner has the same number, which says something of the first latents only."
+        "The paper's dictionaries all begin from one seed. Here the base's and one child's do as well, with the"
+        " same order of the text (`one seed`), beside dictionaries of different seeds. `same index`: of the"
+        " features that persist, those whose partner has the same number, which says something of the first latents"
+        " only."
     )
     yield ""
     rows = []

@@ -24,6 +24,8 @@ from deltasmith.lab.features.plan import PATTERNS, SITE, Sizes, StudyJob, Subjec
 __all__ = ["run_experiment"]
 
 Say = Callable[[str], None]
+_SWEEP_RESAMPLES = 100
+"""Enough for a band around a curve; three comparisons at every value take most of the sweep's time."""
 
 
 def run_experiment(
@@ -65,7 +67,6 @@ def run_experiment(
             "seed": seed,
             "sizes": sizes.as_json(),
             "facts": dict(subjects.facts),
-            "home": dict(subjects.home),
             "studies": {job.name: found[job.name] for job in todo},
             "patterns": found_patterns,
             "sweep": sweep,
@@ -139,7 +140,7 @@ def _sweep(subjects: Subjects, folder: Path, sizes: Sizes, device: str, threads:
         vary=sizes.sweep,
         models=subjects.words(*BRANCHES),
         out=folder / "sweep.json",
-        resamples=sizes.resamples,
+        resamples=min(sizes.resamples, _SWEEP_RESAMPLES),
         device=device,
         threads=threads,
         overwrite=True,

@@ -13,11 +13,13 @@ from typing import Literal
 
 from deltasmith.lab.features.figures import MODES, Run, Share
 
-__all__ = ["Answer", "Finding", "findings", "moves_back", "order_of", "recovered_choices"]
+__all__ = ["DETECTS", "Answer", "Finding", "findings", "moves_back", "order_of", "recovered_choices"]
 
 Answer = Literal["holds", "fails", "open"]
 _WARM_KEEPS = 0.99
 _NULL = 0.001
+DETECTS = 0.5
+"""F1 from which on a feature counts as a detector of a pattern at all."""
 _APART = 0.9
 """A floor is far below one where its interval ends below this."""
 
@@ -228,6 +230,8 @@ def _case(name: str, wanted: bool, children: tuple[str, ...]) -> _Question:
         if not detectors:
             return "open", "no feature follows it"
         best = detectors[0]
+        if best["marking"]["f1"] < DETECTS:
+            return "open", f"no feature of the {root} tells it (best F1 {best['marking']['f1']:.2f})"
         ends = {
             step["child"]: step
             for step in best["along"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from deltasmith.lab.features.figures import Run, Share
+from deltasmith.lab.features.findings import DETECTS
 from deltasmith.lab.features.pooling import mean, pooled
 from deltasmith.lab.page_text import table
 
@@ -19,9 +20,8 @@ def merge_section(runs: Sequence[Run]) -> Iterator[str]:
     yield ""
     yield (
         "Where the merge's features come from (mode warm, per cent of its testable features; the first that holds"
-        " counts)."
-        " Recovered: it comes from the base and is lost in a fine-tune. Consensus: from both fine-tunes. Inherited:"
-        " from one."
+        " counts). Recovered: it comes from the base and is lost in a fine-tune. Consensus: from both fine-tunes."
+        " Inherited: from one."
     )
     yield ""
     first = runs[0].study("warm")["merges"][0]
@@ -42,16 +42,16 @@ def merge_section(runs: Sequence[Run]) -> Iterator[str]:
     everywhere = [Share.of(run.study("warm")["universal"]["share"]) for run in runs]
     alone = [Share.of(run.study("independent")["universal"]["share"]) for run in runs]
     yield (
-        f"Universal, persisting along every edge from the base on: {pooled(everywhere)} per cent of the base's testable"
-        f" features in mode warm, {pooled(alone)} afresh."
+        f"Universal, persisting along every edge from the base on: {pooled(everywhere)} per cent of the base's"
+        f" testable features in mode warm, {pooled(alone)} afresh."
     )
     yield ""
 
 
 def _returns(runs: Sequence[Run]) -> Iterator[str]:
     yield (
-        "Base's features by the fine-tunes they persist in, and how many of each group persist in the merge: a feature"
-        " that drifts beyond r = 0.8 in a fine-tune can be back in the merge, which lies between the two."
+        "Base's features by the fine-tunes they persist in, and how many of each group persist in the merge: a"
+        " feature that drifts beyond r = 0.8 in a fine-tune can be back in the merge, which lies between the two."
     )
     yield ""
     rows = []
@@ -75,8 +75,8 @@ def sweep_section(runs: Sequence[Run], plots: str) -> Iterator[str]:
     domains = [domain for domain, expert in sweep["experts"].items() if expert]
     yield (
         f"SLERP from {names[0]} (t = 0) to {names[1]} (t = 1), every merge read by the base's dictionary; no"
-        " dictionary is trained."
-        " Accuracy is of next tokens on held-out text; recovered is (merge − base) / (fine-tune − base)."
+        " dictionary is trained. Accuracy is of next tokens on held-out text; recovered is (merge − base) /"
+        " (fine-tune − base)."
     )
     yield ""
     rows = []
@@ -111,11 +111,10 @@ def cases_section(runs: Sequence[Run]) -> Iterator[str]:
     yield "## Case studies, found by patterns"
     yield ""
     yield (
-        "A regular expression marks tokens of the held-out text; shown is the base's feature whose activations follow"
-        " the"
-        " mark best (r with the mark, F1 of firing there), and its nearest partner in each child (mode warm, r of the"
-        " two"
-        " features). A feature with a low r is not a detector of the pattern."
+        "A regular expression marks tokens of the held-out text; shown is the base's feature whose activations"
+        " follow the mark best (r with the mark, F1 of firing there), and its nearest partner in each child (mode"
+        f" warm, r of the two features). Below an F1 of {DETECTS} it is no detector of the pattern, and what became"
+        " of it says nothing of that."
     )
     yield ""
     children = [child for parent, child in runs[0].edges if parent == runs[0].labels[0]]

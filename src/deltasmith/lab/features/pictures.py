@@ -22,7 +22,7 @@ def edges_picture(file: Path, runs: Sequence[Run]) -> None:
         shares = [_pooled([run.floor(mode, role) for run in runs]) for role in ("again", "seed")]
         shares += [pooled([run.kept(mode, *edge) for run in runs]) for edge in edges]
         groups.append((mode, *_columns(shares)))
-    dots(file, rows, groups, x_label="features of the parent that persist (mutual best, r ≥ 0.8), per cent")
+    dots(file, rows, groups, x_label="features that persist, per cent")
 
 
 def _pooled(found: Sequence[Share | None]) -> Share | None:

@@ -59,15 +59,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Subjects:
-    """The models of one run by label, their texts by domain, and which text each fine-tune learnt from.
+    """The models of one run by label, and their texts by domain.
 
-    `parents` gives the lineage by hand where models do not tell it; `control` is a model that nothing has trained.
-    `home` names the domains in which a fine-tune is at home.
+    `parents` gives the lineage by hand where models do not tell it; `control` is a model that nothing has trained;
+    `facts` is what the page says of how they were made.
     """
 
     models: Mapping[str, Path]
     corpora: Mapping[str, Path]
-    home: Mapping[str, str]
     parents: tuple[str, ...] = ()
     control: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -129,7 +129,6 @@ def subjects_of(preset: Preset, folder: Path, fetch: Fetch = from_hub) -> Subjec
     return Subjects(
         models=models,
         corpora=corpora,
-        home={"base": "baby-python", "lua": "lua", "stories": "stories"},
         parents=("lua=base", "stories=base", "merged=lua,stories@base"),
         control=control,
         facts={"models": dict(MODELS), "data": dict(DATA)},

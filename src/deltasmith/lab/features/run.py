@@ -51,7 +51,9 @@ def run_features(
             threads = 1 if jobs == 1 or os.getloadavg()[0] > _BUSY else 2
             wanted = FamilyWanted(seed=seed, texts=texts or Texts(), shorten=shorten, threads=threads)
             record = build_models(here, wanted, say)
-            runs.append(run_experiment(_subjects(here, record), here, sizes, jobs=jobs, say=say))
+            # The dictionaries' seed is 0 throughout: what differs is the training of the models.
+            found = run_experiment(_subjects(here, record), here, sizes, jobs=jobs, say=say)
+            runs.append({**found, "seed": seed})
     return _written(out, runs, {"site": SITE, "preset": None})
 
 
@@ -89,7 +91,6 @@ def _subjects(folder: Path, record: Mapping[str, Any]) -> Subjects:
     return Subjects(
         models=models,
         corpora={domain: folder / "texts" / f"{domain}.features.jsonl" for domain in DOMAINS},
-        home={"lua": "lua", "stories": "stories"},
         # A merge in weight space has no base in its manifest; that the two fine-tunes have one is known here.
         parents=("lua=base", "stories=base"),
         control=folder / "random",

@@ -46,13 +46,13 @@ def sections(results: Results, plots: str) -> Iterator[str]:
 def _seeds(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return (
-            "One training seed: intervals are 95 %, over resampled passages of the held-out text, and say nothing of"
-            " another training."
+            "One training seed: intervals are 95 %, over resampled passages of the held-out text, and say nothing"
+            " of another training."
         )
     seeds = ", ".join(str(run.seed) for run in runs)
     return (
-        f"Seeds {seeds}: figures are means over them, and brackets hold every seed's own 95 % interval (over resampled"
-        " passages of the held-out text)."
+        f"Training seeds {seeds}: figures are means over them, and brackets hold every seed's own 95 % interval (over"
+        " resampled passages of the held-out text)."
     )
 
 
@@ -72,7 +72,7 @@ def _expectations(found: Sequence[Finding]) -> Iterator[str]:
     )
     yield ""
     rows = [
-        (_MARKS[one.answer], source, one.text, " \\| ".join(dict.fromkeys(one.figures)))
+        (_MARKS[one.answer], source, one.text, _beside(one.figures))
         for source, group in groupby(found, key=lambda one: one.source)
         for one in group
     ]
@@ -84,13 +84,18 @@ def _expectations(found: Sequence[Finding]) -> Iterator[str]:
     yield ""
 
 
+def _beside(figures: Sequence[str]) -> str:
+    """Write the seeds' figures one after the other, or once where all are the same."""
+    return " \\| ".join(figures if len(set(figures)) > 1 else figures[:1])
+
+
 def _dictionaries(runs: Sequence[Run]) -> Iterator[str]:
     yield "## The dictionaries"
     yield ""
     yield (
         "On the held-out text: FVU is the share of variance left unexplained, dead the share of latents that never"
         " fire, recovered what of the loss that zeros in place of the activations cost comes back with the"
-        " reconstruction."
+        " reconstruction. Loss is over all domains, also those that a fine-tune has forgotten."
     )
     yield ""
     rows = []
@@ -118,9 +123,9 @@ def _floors(runs: Sequence[Run]) -> Iterator[str]:
     yield "## Floors: the same model, another dictionary"
     yield ""
     yield (
-        "Two dictionaries of one model differ too. `again` is the base once more, trained as the children are in mode"
-        " warm; `seed1` the base afresh with another seed. The null permutes the child's tokens; `random` is a model of"
-        " the base's shape that nothing has trained, as a child."
+        "Two dictionaries of one model differ too. `again` is the base once more, trained as the children are in"
+        " mode warm; `seed1` the base afresh with another seed. The null permutes the child's tokens; `random` is a"
+        " model of the base's shape that nothing has trained, as a child."
     )
     yield ""
     rows = [
@@ -145,11 +150,10 @@ def _limits(results: Results) -> Iterator[str]:
     yield "## Beside the paper, and what cannot be said"
     yield ""
     yield (
-        "The paper (Horn and Elliott, arXiv 2410.12391) follows features of four one-layer Mistrals of 35 M parameters"
-        " with"
-        " L1 dictionaries of 16 times the width, one seed for all and no floor. Its text was not at hand when this was"
-        " written: what is compared are its set-up, its case studies and its main statement, and none of its retention"
-        " figures."
+        "The paper (Horn and Elliott, arXiv 2410.12391) follows features of four one-layer Mistrals of 35 M"
+        " parameters with L1 dictionaries of 16 times the width, one seed for all and no floor. Its text was not at"
+        " hand when this was written: what is compared are its set-up, its case studies and its main statement, and"
+        " none of its retention figures."
     )
     yield ""
     known = {one.text: one.answer for one in findings(results.runs) if one.source == "paper"}
@@ -164,9 +168,9 @@ def _limits(results: Results) -> Iterator[str]:
     others = (
         "another training of the models (there is one)" if count == 1 else f"more than {count} trainings show"
     )
+    real = "" if results.settings["preset"] else ", or of real Lua and stories (ours are generated)"
     yield (
-        f"- Cannot be said: anything of larger or deeper models, of another site, or of real Lua and stories (ours are"
-        f" generated); {others};"
-        " whether a feature that persists does the same thing in the model, since nothing was ablated."
+        f"- Cannot be said: anything of larger or deeper models, of another site{real}; {others}; whether a feature"
+        " that persists does the same thing in the model, since nothing was ablated."
     )
     yield ""

@@ -31,11 +31,9 @@ def _models(results: Results) -> str:
     tokens = {name: one["steps"] * one["batch"] * shape["context"] / 1e6 for name, one in schedules.items()}
     return (
         f"One-layer Mistral models (hidden {shape['hidden']}, MLP {shape['inner']}, {shape['heads']} heads over"
-        f" {shape['kv_heads']} key heads, a vocabulary of {facts['vocab']:,}): the base learns {tokens['base']:.1f} M"
-        " tokens of"
-        f" English and Python, two fine-tunes {tokens['branch']:.1f} M of Lua and of stories, and the merge is their"
-        " SLERP at"
-        f" t = {facts['t']}."
+        f" {shape['kv_heads']} key heads, a vocabulary of {facts['vocab']:,}): the base learns {tokens['base']:.1f}"
+        f" M tokens of English and Python, two fine-tunes {tokens['branch']:.1f} M of Lua and of stories, and the"
+        f" merge is their SLERP at t = {facts['t']}."
     )
 
 
@@ -46,10 +44,8 @@ def _studies(run: Run) -> str:
     held_out = sum(corpus["held_out_tokens"] for corpus in warm["corpora"])
     return (
         f"Dictionaries: TopK, {latents} latents, k = {sizes['k']}, {sizes['steps']:,} steps of {sizes['batch']:,}"
-        " activations"
-        " of the MLP's hidden layer, a quarter of that for a warm start, with an eighth of spare latents. All models"
-        " read the"
-        f" same text; {held_out:,} tokens are held out, as many of each domain."
+        " activations of the MLP's hidden layer, a quarter of that for a warm start, with an eighth of spare"
+        f" latents. All models read the same text; {held_out:,} tokens are held out, as many of each domain."
     )
 
 
@@ -77,8 +73,7 @@ def _texts(run: Run) -> Iterator[str]:
     )
     yield (
         "Texts, in million characters that language models learn from and that only dictionaries and scores use:"
-        f" {said}."
-        " English is public domain (`lab/corpora`) and the prose of Python's help, Python the standard library of the"
-        " interpreter; Lua and stories are written by grammars of our own."
+        f" {said}. English is public domain (`lab/corpora`) and the prose of Python's help, Python the standard"
+        " library of the interpreter; Lua and stories are written by grammars of our own."
     )
     yield ""

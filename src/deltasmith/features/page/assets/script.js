@@ -87,6 +87,15 @@
     }
   }
 
+  function land() {
+    // A link to a part: with the title in sight where the part begins on the first screen, else under the tabs.
+    const visits = performance.getEntriesByType("navigation");
+    const part = panels.some((panel) => "#" + panel.id === location.hash) || /^#g\d+$/.test(location.hash);
+    if (!part || (visits[0] && visits[0].type !== "navigate")) return;
+    const tabsAt = document.querySelector("main").offsetTop - document.querySelector("nav.tabs").offsetHeight;
+    window.scrollTo(0, tabsAt < 0.7 * window.innerHeight ? 0 : tabsAt);
+  }
+
   // The lineage map shows only the statuses that are pressed; all where none is.
   function filterMap() {
     const wanted = all("[data-band][aria-pressed=true]").map((chip) => chip.dataset.band);
@@ -351,5 +360,7 @@
   current = Math.max(0, data.galleries.findIndex((one) => one.cards.length > 0));
   list();
   route();
+  land();
+  window.addEventListener("load", () => requestAnimationFrame(land)); // after the browser's own way to the part
   root.dataset.ready = "1";
 })();
