@@ -108,7 +108,7 @@ def dictionary_options(function: Any) -> Any:
             help="Of a fresh dictionary.",
         ),
         click.option(
-            "--child-steps", type=click.IntRange(1), help="Of one that begins as another; default: a quarter."
+            "--child-steps", type=click.IntRange(1), help="Of one that begins as another; default: a sixth."
         ),
         click.option(
             "--batch", type=click.IntRange(1), default=512, show_default=True, help="Activations in a step."

@@ -84,8 +84,11 @@ def default_latents(width: int) -> int:
 
 
 def child_steps_of(steps: int) -> int:
-    """Return a quarter of the steps, and at least one."""
-    return max(1, steps // 4)
+    """Return a sixth of the steps, and at least one.
+
+    Enough for a dictionary to follow its model, and few enough that one restarted on the same model stays what it was.
+    """
+    return max(1, steps // 6)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Request:
     l1: float | None = None
     steps: int = 12_000
     child_steps: int | None = None
-    """Of dictionaries that begin as another; a quarter of `steps` by default."""
+    """Of dictionaries that begin as another; a sixth of `steps` by default."""
     batch: int = 512
     """Activations in a step."""
     context: int | None = None

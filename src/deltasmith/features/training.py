@@ -59,7 +59,7 @@ def train(
     `batch-topk` becomes once trained, one threshold, is set on pieces of the training text that no step sees.
 
     `mode` warm: a child's dictionary begins as that of `Graph.start_of`, with `spare` fresh latents after the parent's
-    and `child_steps` steps (a quarter of `steps`); independent: every one afresh; shared: the root's, or
+    and `child_steps` steps (a sixth of `steps`); independent: every one afresh; shared: the root's, or
     `root_dictionary`, serves all. `floors` says which models get second dictionaries: `~again` (mode warm) and
     `~seed1` … `~seedN` for N = `seeds`. Every member has a seed of its own, made of `seed` and its name, so it is
     the same whatever other models there are.

@@ -54,7 +54,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "paper-cpu": Preset(
-            # 4,096 latents, 3.1 million activations for the root's dictionary, a quarter for a child's.
+            # 4,096 latents, 3.1 million activations for the root's dictionary, a sixth for a child's.
             Sizes(
                 latents="4x", k=32, steps=3_000, batch=1024, held_out_tokens=100_000, train_tokens=1_000_000
             ),

@@ -44,7 +44,7 @@ def _studies(run: Run) -> str:
     held_out = sum(corpus["held_out_tokens"] for corpus in warm["corpora"])
     return (
         f"Dictionaries: TopK, {latents} latents, k = {sizes['k']}, {sizes['steps']:,} steps of {sizes['batch']:,}"
-        " activations of the MLP's hidden layer, a quarter of that for a warm start, with an eighth of spare"
+        " activations of the MLP's hidden layer, a sixth of that for a warm start, with an eighth of spare"
         f" latents. All models read the same text; {held_out:,} tokens are held out, as many of each domain."
     )
 
