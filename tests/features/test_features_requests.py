@@ -119,7 +119,7 @@ def test_sizes_follow_the_width(text: Path) -> None:
     assert asked(text, latents="100").latents_of(256) == asked(text, latents=100).latents_of(256) == 100
     assert asked(text, latents=4).k_of(256) == 4
     assert asked(text, k=3).k_of(256) == 3
-    assert asked(text).steps_of_children == 3000
+    assert asked(text).steps_of_children == 2000
     assert asked(text, steps=3).steps_of_children == 1
     assert asked(text, child_steps=7).steps_of_children == 7
 
@@ -167,11 +167,11 @@ def test_warm_members_begin_as_their_parents_and_a_merge_as_its_base(text: Path)
     told = [(m.name, m.role, m.start, m.steps, m.spare) for m in members]
     assert told == [
         ("base", "model", None, 400, 0.0),
-        ("base~again", "again", "base", 100, 0.125),
+        ("base~again", "again", "base", 66, 0.125),
         ("base~seed1", "seed", None, 400, 0.0),
-        ("lua", "model", "base", 100, 0.125),
-        ("stories", "model", "base", 100, 0.125),
-        ("merged", "model", "base", 100, 0.125),
+        ("lua", "model", "base", 66, 0.125),
+        ("stories", "model", "base", 66, 0.125),
+        ("merged", "model", "base", 66, 0.125),
     ]
     assert [m.name for m in of_label(members, "base")] == ["base", "base~again", "base~seed1"]
 
