@@ -45,7 +45,7 @@ def test_floors_are_near_what_the_part_had_to_show(results: Results, answers: di
         again, seed = run.floor("warm", "again"), run.floor("independent", "seed")
         assert again is not None
         assert seed is not None
-        assert again.value >= 0.98
+        assert again.value >= 0.99
         kept.append(again.value)
         assert run.null <= 0.001
         assert seed.high < 0.5  # dictionaries trained afresh share a third of their features
