@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deltasmith.analysis.tokenizing import Encoded, Message, TextTokenizer
 from deltasmith.errors import DamagedInputError, DeltasmithError, RecipeError, printable
-from deltasmith.evaluate.local.reading import Record, parse_records, read_bytes
+from deltasmith.evaluate.local.reading import Record, decoded, parse_records, read_bytes
 
 __all__ = ["Example", "Examples", "chunked", "read_examples"]
 
@@ -118,13 +118,7 @@ def _documents(data: bytes, path: Path) -> list[Record]:
         raise DamagedInputError("it holds no document", where=name, fix="give one document a line")
     if path.suffix in _OBJECTS:
         return parse_records(data, name)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as cause:
-        line = data.count(b"\n", 0, cause.start) + 1
-        raise DamagedInputError(
-            "it is not UTF-8 text", where=f"{name}:{line}", fix="save it as UTF-8"
-        ) from cause
+    text = decoded(data, name)
     lines = enumerate(text.split("\n"), 1)
     return [Record({"text": line}, f"{name}:{at}") for at, line in lines if line.strip()]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltasmith.errors import DamagedInputError, printable
-from deltasmith.evaluate.local.reading import parse_records, read_bytes
+from deltasmith.evaluate.local.reading import decoded, parse_records, read_bytes
 
 __all__ = ["Document", "Texts", "read_texts"]
 
@@ -122,7 +122,7 @@ def _read(file: Path, relative: str) -> tuple[list[Document], str] | str:
 
 def _documents(data: bytes, suffix: str, where: str) -> list[Document]:
     """Return the documents of one file that are not blank."""
-    found = _objects(data, where) if suffix in _OBJECTS else [Document(_text(data, where), where)]
+    found = _objects(data, where) if suffix in _OBJECTS else [Document(decoded(data, where), where)]
     return [document for document in found if document.text.strip()]
 
 
@@ -154,16 +154,6 @@ def _objects(data: bytes, where: str) -> Iterator[Document]:
                 fix='give an object {"text": …} for each document',
             )
         yield Document(text, record.where)
-
-
-def _text(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as cause:
-        line = data.count(b"\n", 0, cause.start) + 1
-        raise DamagedInputError(
-            "it is not UTF-8 text", where=f"{where}:{line}", fix="save it as UTF-8"
-        ) from cause
 
 
 def _empty(name: str, where: str, passed: str = "") -> DamagedInputError:

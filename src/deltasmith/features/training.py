@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from deltasmith.api import available_threads
 from deltasmith.engine.workers import Stop
 from deltasmith.features.lineage import lineage_of
 from deltasmith.features.requests import DEFAULT_BUFFER, Floors, Kind, Listener, Request, silent
@@ -110,8 +108,9 @@ def train(
     lineage = lineage_of(request.models, request.parents)
     request.check_output([Path(str(node.source)) for node in lineage.graph.nodes])
     from deltasmith.features.running import carry_out
+    from deltasmith.features.threads import computing_with
 
-    with _threads(request.threads):
+    with computing_with(request.threads):
         return carry_out(request, lineage, say, stop or Stop())
 
 
@@ -126,16 +125,3 @@ def _require_extra(request: Request) -> None:
 
     require_transformers("training dictionaries", "features")
     check_device(request.device)
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    """Let torch compute with so many threads for a while: by default with every processor available."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or available_threads())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

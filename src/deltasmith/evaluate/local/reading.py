@@ -14,6 +14,7 @@ from deltasmith.errors import DamagedInputError
 __all__ = [
     "Record",
     "by_id",
+    "decoded",
     "digest_of",
     "parse_records",
     "read_bytes",
@@ -64,7 +65,7 @@ def read_bytes(path: Path) -> bytes:
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file whole, a byte order mark removed, line ends as they are."""
-    return _decode(read_bytes(path), str(path))
+    return decoded(read_bytes(path), str(path))
 
 
 def read_records(path: Path) -> list[Record]:
@@ -77,7 +78,7 @@ def read_records(path: Path) -> list[Record]:
 
 def parse_records(data: bytes, name: str) -> list[Record]:
     """Read the objects out of the bytes of a file called `name`, as `read_records` does."""
-    text = _decode(data, name)
+    text = decoded(data, name)
     if text.lstrip().startswith("["):
         found = _json(text, name)
         records = [Record(_object(one, f"{name}:[{n}]"), f"{name}:[{n}]") for n, one in enumerate(found)]
@@ -112,7 +113,8 @@ def digest_of(kind: str, version: int, files: Sequence[str], **facts: Any) -> st
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _decode(data: bytes, name: str) -> str:
+def decoded(data: bytes, name: str) -> str:
+    """Decode UTF-8, a byte order mark removed. Raises DamagedInputError naming the line that is none."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
